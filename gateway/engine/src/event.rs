@@ -1,0 +1,456 @@
+//! The whole conversation between the engine and the shell around it: what goes in, what comes out.
+//! Inputs are facts that have happened. Outputs are orders, to be carried out in the order in which they come.
+//!
+//! Only two inputs mean "safe" and can cause an acknowledgement (P1): [`Input::Committed`] and
+//! [`Input::Settled`] with [`Outcome::Confirmed`].
+
+use crate::id::{BatchId, ConnId, DeviceId, GatewayId, LaneId, MessageId, Seq, Tag, UpstreamId};
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::time::Duration;
+use crate::topic::Filter;
+use bytes::Bytes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+// ---------------------------------------------------------------------------------------------- set-up
+
+/// What the engine is told once, and again at a reload.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This gateway.
+    pub gateway: GatewayId,
+    /// This life of the gateway: higher than, or at least different from, every earlier one's (P4).
+    pub epoch: u64,
+    /// A random number, for tokens and message ids that an attacker must not guess. From the shell, as the engine has none.
+    pub seed: u64,
+    /// Every bound.
+    pub limits: Limits,
+    /// Who may come without credentials.
+    pub anonymous: Anonymous,
+    /// The upstreams; [`UpstreamId`] is the index.
+    pub upstreams: Vec<UpstreamSetup>,
+    /// The routes, in the operator's order.
+    pub routes: Vec<RouteSetup>,
+}
+
+/// Who may come without credentials (`access.anonymous`, P8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    /// Nobody.
+    Never,
+    /// Peers on the loopback interface.
+    Loopback,
+    /// Everybody, because the operator wrote `insecure-everywhere`.
+    Everywhere,
+}
+
+/// An upstream as the engine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamSetup {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Messages handed over and not settled at the most.
+    pub window: usize,
+}
+
+/// A route: which topics go where, and how they are kept safe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSetup {
+    /// What it has waiting; given by the store for the route's name.
+    pub lane: LaneId,
+    /// Its name, for logs and `explain`.
+    pub name: String,
+    /// The topics that it takes. `None` for a route that is no longer configured and only drains.
+    pub filter: Option<Filter>,
+    /// Where it leads.
+    pub upstream: UpstreamId,
+    /// The routing key: a template over `{device}` and `{topic}`; `None` is the topic with `/` as `.`.
+    pub routing_key: Option<String>,
+    /// Which way to safety.
+    pub durability: Durability,
+    /// Higher goes first among the routes of one upstream.
+    pub priority: u8,
+}
+
+/// The two ways to safety (`durability`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Forward at once and acknowledge on the upstream's confirm; commit when that takes longer than `spill_after`,
+    /// when the upstream is down, or when the route has a backlog on the disk.
+    Relay {
+        /// How long the upstream has before the message is committed.
+        spill_after: Duration,
+    },
+    /// Commit, acknowledge, forward.
+    Disk,
+}
+
+/// What the store holds at the start; the messages themselves are loaded later, page by page.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The lanes that have rows.
+    pub lanes: Vec<LaneState>,
+    /// The highest sequence number that any row has; the engine goes on above it.
+    pub last: Seq,
+    /// The keyed records, all of them. Bounded by the limits on what writes them.
+    pub records: Vec<(RecordKey, Bytes)>,
+}
+
+/// How much waits in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneState {
+    /// Which lane.
+    pub lane: LaneId,
+    /// The lane's last row: when this one has been loaded, the backlog is at its end.
+    pub last: Seq,
+    /// Messages waiting.
+    pub rows: u64,
+    /// Their footprints together, in bytes.
+    pub bytes: u64,
+}
+
+// ---------------------------------------------------------------------------------------------- inputs
+
+/// How a stream connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// The other end.
+    pub address: SocketAddr,
+}
+
+/// Where a datagram came from and where its answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// Which of the shell's sockets.
+    pub socket: u16,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+/// A fact that has happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// An MQTT stream connection was accepted.
+    Opened {
+        /// Its number.
+        conn: ConnId,
+        /// Its other end.
+        peer: Peer,
+    },
+    /// Bytes came in on a stream connection, in any cut.
+    Received {
+        /// On which connection.
+        conn: ConnId,
+        /// What came.
+        bytes: Bytes,
+    },
+    /// Bytes of earlier [`Output::Send`]s have left the shell's buffer.
+    Sent {
+        /// On which connection.
+        conn: ConnId,
+        /// How many bytes.
+        count: usize,
+    },
+    /// A stream connection is gone: the peer closed it, it failed, or [`Output::Close`] was carried out.
+    Closed {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// A CoAP datagram came in.
+    Datagram {
+        /// From where.
+        endpoint: Endpoint,
+        /// What came.
+        bytes: Bytes,
+    },
+    /// Every operation of the batch is on the medium, synced. Batches are answered in their order.
+    Committed {
+        /// Which batch.
+        batch: BatchId,
+    },
+    /// No operation of the batch took effect.
+    CommitFailed {
+        /// Which batch.
+        batch: BatchId,
+        /// Why.
+        fault: StoreFault,
+    },
+    /// The answer to [`Output::Load`]: what stands in the lane above `after`, ascending, as much as was asked for.
+    /// It reflects every batch that was ordered before it.
+    Loaded {
+        /// Which lane.
+        lane: LaneId,
+        /// The messages. Rows whose checksum was wrong are left out and counted in `damaged`.
+        messages: Vec<Message>,
+        /// Rows left out because they were damaged; the store has moved them away.
+        damaged: u64,
+        /// The last sequence number that was looked at, damaged rows included; `None` when there was none above `after`.
+        upto: Option<Seq>,
+    },
+    /// [`Output::Load`] could not be carried out now.
+    LoadFailed {
+        /// Which lane.
+        lane: LaneId,
+        /// Why.
+        fault: StoreFault,
+    },
+    /// An upstream is connected and takes messages.
+    UpstreamUp {
+        /// Which upstream.
+        upstream: UpstreamId,
+    },
+    /// An upstream's connection is gone. Whatever was handed over and is not settled may or may not have arrived;
+    /// none of it will be settled any more.
+    UpstreamDown {
+        /// Which upstream.
+        upstream: UpstreamId,
+    },
+    /// The upstream asks for a pause (`connection.blocked`), or takes it back. It stays connected.
+    UpstreamBlocked {
+        /// Which upstream.
+        upstream: UpstreamId,
+        /// True while nothing should be sent.
+        blocked: bool,
+    },
+    /// What became of a message that was handed over.
+    Settled {
+        /// Which upstream.
+        upstream: UpstreamId,
+        /// Which handing over.
+        tag: Tag,
+        /// What became of it.
+        outcome: Outcome,
+    },
+    /// The configuration was read again. Lanes of routes that went away stay, with `filter: None`.
+    Reload(Box<Setup>),
+    /// Make everything safe and stop; [`Output::Stopped`] says when.
+    Stop,
+    /// Nothing but the passing of time: what is due now is done.
+    Tick,
+}
+
+/// What an upstream said to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It has taken responsibility: as safe as this upstream makes anything.
+    Confirmed,
+    /// It could not route the message to any queue (AMQP `basic.return`).
+    Returned(String),
+    /// It refused the message for now (AMQP `basic.nack`).
+    Nacked,
+    /// It refuses this message for good (too large, precondition failed); the text goes to the dead letter.
+    Refused(String),
+}
+
+/// Why the store could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// The medium or the store's own bound is full: inserts fail, deletes may succeed.
+    Full,
+    /// Anything else, in words for the operator.
+    Failed(String),
+}
+
+// --------------------------------------------------------------------------------------------- outputs
+
+/// An order to the shell.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send bytes on a stream connection. The shell reports them with [`Input::Sent`] as they leave.
+    Send {
+        /// On which connection.
+        conn: ConnId,
+        /// What to send.
+        bytes: Bytes,
+    },
+    /// Close a stream connection once everything ordered before has been sent, or after a second at most.
+    /// The shell answers with [`Input::Closed`].
+    Close {
+        /// Which connection.
+        conn: ConnId,
+    },
+    /// Stop or go on reading from a stream connection. Reading is on at first.
+    Reading {
+        /// Which connection.
+        conn: ConnId,
+        /// Whether to read.
+        on: bool,
+    },
+    /// Send a datagram. Losing it is allowed.
+    SendTo {
+        /// Where to.
+        endpoint: Endpoint,
+        /// What to send.
+        bytes: Bytes,
+    },
+    /// Carry out all operations in one transaction, sync, and answer [`Input::Committed`]; or none, and answer
+    /// [`Input::CommitFailed`]. Orders to the store are carried out in their order.
+    Commit(Batch),
+    /// Read messages of a lane above `after`, ascending: at most `messages` and, beyond the first, at most `bytes` of footprint.
+    Load {
+        /// Which lane.
+        lane: LaneId,
+        /// Above which sequence number.
+        after: Seq,
+        /// How many at the most.
+        messages: usize,
+        /// How many bytes of footprint at the most.
+        bytes: usize,
+    },
+    /// Hand a message over to an upstream. The shell answers with [`Input::Settled`], or [`Input::UpstreamDown`].
+    Publish(Publication),
+    /// Drop an upstream's connection and make a new one; it left messages unsettled for too long.
+    /// The shell answers with [`Input::UpstreamDown`].
+    Reset {
+        /// Which upstream.
+        upstream: UpstreamId,
+    },
+    /// Something that an operator may want to know.
+    Notice(Notice),
+    /// After [`Input::Stop`]: everything is safe.
+    Stopped,
+}
+
+/// A message on its way to an upstream.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// To which upstream.
+    pub upstream: UpstreamId,
+    /// This handing over.
+    pub tag: Tag,
+    /// The message.
+    pub message: Arc<Message>,
+    /// Its routing key, filled in.
+    pub routing_key: String,
+    /// An earlier handing over was left unresolved, or may have been before a restart: the consumer may have it already.
+    pub resend: bool,
+}
+
+/// Operations that take effect together or not at all.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Its number.
+    pub id: BatchId,
+    /// What to do, in order.
+    pub ops: Vec<Op>,
+}
+
+/// One change of the store.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Keep a message in a lane, under its sequence number.
+    Insert {
+        /// Which lane.
+        lane: LaneId,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// Forget a message of a lane: its upstream has it. Forgetting what is not there is no fault.
+    Forget {
+        /// Which lane.
+        lane: LaneId,
+        /// Which message.
+        seq: Seq,
+    },
+    /// Keep a message as a dead letter, and forget it in its lane if it is there.
+    Bury {
+        /// Which lane.
+        lane: LaneId,
+        /// The message.
+        message: Arc<Message>,
+        /// Why, in words for the operator.
+        reason: String,
+    },
+    /// Keep a record under a key, replacing what was there.
+    Put {
+        /// Under which key.
+        key: RecordKey,
+        /// What.
+        value: Bytes,
+    },
+    /// Remove a record; removing what is not there is no fault.
+    Remove {
+        /// Under which key.
+        key: RecordKey,
+    },
+}
+
+/// The kinds of keyed records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// A persistent MQTT session: its key is the client id, its value the session's own encoding.
+    Session = 1,
+    /// A QoS 2 packet id between PUBREC and PUBREL: its key is the client id, a zero byte and the packet id, big-endian.
+    InboundQos2 = 2,
+}
+
+/// A record's key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordKey {
+    /// What it is.
+    pub kind: RecordKind,
+    /// Which one.
+    pub key: Bytes,
+}
+
+/// Something that an operator may want to know. The shell logs it; what an attacker can cause is limited in rate there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A device is connected.
+    Connected {
+        /// Who.
+        device: DeviceId,
+        /// On which connection.
+        conn: ConnId,
+        /// In which protocol, for example "MQTT 5".
+        protocol: &'static str,
+    },
+    /// A device's connection has ended.
+    Disconnected {
+        /// Who.
+        device: DeviceId,
+        /// On which connection.
+        conn: ConnId,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A peer was refused, or broke its protocol.
+    Refused {
+        /// From where.
+        peer: SocketAddr,
+        /// What was wrong and who must do what. Text from the peer in it is escaped.
+        reason: String,
+    },
+    /// A message went to the dead letters.
+    Buried {
+        /// Which message.
+        id: MessageId,
+        /// On which route.
+        lane: LaneId,
+        /// Why.
+        reason: String,
+    },
+    /// Stored rows were damaged and have been moved away: their messages are lost.
+    Damaged {
+        /// On which route.
+        lane: LaneId,
+        /// How many.
+        rows: u64,
+    },
+    /// Devices are told to hold, or may go on.
+    Holding {
+        /// Whether they are held.
+        on: bool,
+        /// Why.
+        reason: &'static str,
+    },
+    /// The store failed, or works again (`None`).
+    Store(Option<StoreFault>),
+    /// QoS 0 or NON messages were dropped because of an overload, since the last notice of this kind.
+    Dropped {
+        /// How many.
+        messages: u64,
+    },
+}

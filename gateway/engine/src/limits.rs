@@ -1,0 +1,116 @@
+//! Every bound of the engine, in one place: each queue, table and buffer is held to one of these.
+//! The configuration may change some; the defaults fit a board with 512 MB.
+
+use crate::time::Duration;
+
+/// The bounds. Sizes are in bytes, counts are counts, durations are elapsed time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Stream connections in all.
+    pub connections: usize,
+    /// Stream connections of one peer address.
+    pub connections_per_address: usize,
+    /// Stream connections whose CONNECT has not been accepted yet.
+    pub connections_unauthenticated: usize,
+    /// From the opening of a connection to its whole CONNECT.
+    pub connect_timeout: Duration,
+    /// The largest packet before the CONNECT is accepted: nothing larger is even awaited.
+    pub packet_bytes_unauthenticated: usize,
+    /// The largest packet; advertised as Maximum Packet Size.
+    pub packet_bytes: usize,
+    /// The longest topic name or filter.
+    pub topic_bytes: usize,
+    /// The most levels of a topic name or filter.
+    pub topic_levels: usize,
+    /// MQTT user properties of one packet.
+    pub user_properties: usize,
+    /// QoS 1 and 2 messages of one client that are not acknowledged yet; advertised as Receive Maximum.
+    pub receive_maximum: u16,
+    /// Topic aliases that a client may set; advertised as Topic Alias Maximum.
+    pub topic_alias_maximum: u16,
+    /// The longest keep-alive; a longer wish is answered with Server Keep Alive.
+    pub keep_alive_max: Duration,
+    /// The longest that a session outlives its connection.
+    pub session_expiry_max: Duration,
+    /// Sessions, connected or not.
+    pub sessions: usize,
+    /// Subscriptions of one session.
+    pub subscriptions_per_session: usize,
+    /// Messages that wait for one subscriber.
+    pub outgoing_messages: usize,
+    /// Bytes that wait for one subscriber, in its queue and in its connection's buffer together.
+    pub outgoing_bytes: usize,
+    /// The largest CoAP message.
+    pub coap_message_bytes: usize,
+    /// CoAP peers remembered for deduplication, and the exchanges kept for each.
+    pub coap_peers: usize,
+    /// Exchanges remembered for one CoAP peer.
+    pub coap_exchanges_per_peer: usize,
+    /// Messages handed over to one upstream and not settled (window).
+    pub upstream_window: usize,
+    /// An upstream that leaves a message unsettled for so long is reset and gets it again.
+    pub confirm_timeout: Duration,
+    /// How often an upstream may refuse a message (return, nack) before it goes to the dead letters.
+    /// Faults of the link do not count.
+    pub upstream_attempts: u8,
+    /// The first wait before a refused message is tried again; it doubles with each attempt.
+    pub retry_after: Duration,
+    /// Messages of one lane kept in memory; the rest of a backlog is on the disk only.
+    pub lane_memory_messages: usize,
+    /// Bytes of one lane kept in memory.
+    pub lane_memory_bytes: usize,
+    /// Bytes of messages accepted and neither committed nor confirmed, in all. Above it devices are told to hold.
+    pub unsafe_bytes: usize,
+    /// Bytes of messages waiting on the disk in all (`spool.max_size`). Above it devices are told to hold.
+    pub spool_bytes: u64,
+    /// Changes gathered into one commit at the most.
+    pub commit_ops: usize,
+    /// Bytes gathered into one commit at the most.
+    pub commit_bytes: usize,
+    /// Delivered rows whose removal may wait for the next commit: the most that a crash sends again.
+    pub forgets_waiting: usize,
+    /// The longest that the removal of delivered rows waits for a commit to ride on.
+    pub forget_after: Duration,
+    /// The wait before a failed commit is tried again.
+    pub commit_retry_after: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 4_096,
+            connections_per_address: 64,
+            connections_unauthenticated: 128,
+            connect_timeout: Duration::from_secs(10),
+            packet_bytes_unauthenticated: 8 << 10,
+            packet_bytes: 256 << 10,
+            topic_bytes: 512,
+            topic_levels: 16,
+            user_properties: 32,
+            receive_maximum: 32,
+            topic_alias_maximum: 16,
+            keep_alive_max: Duration::from_secs(1_200),
+            session_expiry_max: Duration::from_secs(7 * 86_400),
+            sessions: 8_192,
+            subscriptions_per_session: 64,
+            outgoing_messages: 1_000,
+            outgoing_bytes: 1 << 20,
+            coap_message_bytes: 1_280,
+            coap_peers: 4_096,
+            coap_exchanges_per_peer: 32,
+            upstream_window: 256,
+            confirm_timeout: Duration::from_secs(30),
+            upstream_attempts: 5,
+            retry_after: Duration::from_millis(500),
+            lane_memory_messages: 4_096,
+            lane_memory_bytes: 4 << 20,
+            unsafe_bytes: 16 << 20,
+            spool_bytes: 1 << 30,
+            commit_ops: 4_096,
+            commit_bytes: 4 << 20,
+            forgets_waiting: 4_096,
+            forget_after: Duration::from_secs(1),
+            commit_retry_after: Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Deliberate defects. The simulation plants one at a time and must see it; without the feature `mutants`
+//! none can be planted and every check below is the constant `false`.
+
+/// A defect that somebody could introduce, and that the simulation's oracle must catch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mutant {
+    /// A message counts as safe as soon as it stands in a queue in memory.
+    AckOnEnqueue,
+    /// A message counts as safe when its commit is ordered, not when it is done.
+    AckBeforeCommit,
+    /// A message counts as safe, and is forgotten, when it is handed over, not when the upstream confirms.
+    ForgetOnForward,
+    /// A returned message counts as delivered.
+    ReturnedIsDelivered,
+    /// A failed commit counts as done.
+    FailedCommitIsDone,
+    /// Sequence numbers and epochs start from the beginning after a restart.
+    IdsRestart,
+    /// A refused message is tried again behind the later ones of its device.
+    RetryOutOfOrder,
+    /// After a link fault the unresolved messages are sent again without the mark.
+    ResendUnmarked,
+    /// After a link fault the unresolved messages are not sent again.
+    NoResend,
+    /// A live message overtakes the backlog that is on the disk only.
+    LiveOvertakesDisk,
+    /// The end of the backlog is taken for reached one page too early.
+    TailForgotten,
+    /// A QoS 2 packet id is not remembered past PUBREC.
+    Qos2Forgotten,
+    /// A QoS 2 packet id that is released is still taken for a repetition.
+    Qos2NeverReleased,
+    /// CoAP retransmissions are taken for new messages.
+    CoapNoDedupe,
+    /// The store may be told to insert a message that was confirmed before its failed commit is tried again, and it is never forgotten.
+    ConfirmedStays,
+    /// Acknowledgements leave in the order of safety instead of the order of reception.
+    AcksReordered,
+}
+
+impl Mutant {
+    /// All of them, in order.
+    pub const ALL: [Self; 16] = [
+        Self::AckOnEnqueue,
+        Self::AckBeforeCommit,
+        Self::ForgetOnForward,
+        Self::ReturnedIsDelivered,
+        Self::FailedCommitIsDone,
+        Self::IdsRestart,
+        Self::RetryOutOfOrder,
+        Self::ResendUnmarked,
+        Self::NoResend,
+        Self::LiveOvertakesDisk,
+        Self::TailForgotten,
+        Self::Qos2Forgotten,
+        Self::Qos2NeverReleased,
+        Self::CoapNoDedupe,
+        Self::ConfirmedStays,
+        Self::AcksReordered,
+    ];
+}
+
+/// What is planted in one engine: nothing, outside the simulation.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Planted {
+    #[cfg(feature = "mutants")]
+    mutant: Option<Mutant>,
+}
+
+impl Planted {
+    /// Plants a defect.
+    #[cfg(feature = "mutants")]
+    #[must_use]
+    pub fn with(mutant: Mutant) -> Self {
+        Self { mutant: Some(mutant) }
+    }
+
+    /// Whether this defect is planted.
+    #[inline]
+    #[must_use]
+    pub fn is(self, mutant: Mutant) -> bool {
+        #[cfg(feature = "mutants")]
+        {
+            self.mutant == Some(mutant)
+        }
+        #[cfg(not(feature = "mutants"))]
+        {
+            let _ = mutant;
+            false
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! The devices' side: what a session of any protocol asks of the rest of the engine, and what it is told.
+//! A session never decides that a message is safe: it asks, and acknowledges when it is told.
+
+pub mod coap;
+pub mod mqtt;
+
+use crate::event::{Op, Output, RecordKey};
+use crate::id::DeviceId;
+use crate::message::{Properties, Qos, Source};
+use crate::topic::Topic;
+use bytes::Bytes;
+
+/// What a session asks of the rest of the engine.
+#[derive(Debug)]
+pub enum Request {
+    /// Pass this on to the shell.
+    Output(Output),
+    /// A device sent this. Make it safe, then call the session's `safe` with the receipt; without a receipt
+    /// nobody waits for it.
+    Publish {
+        /// What it sent.
+        incoming: Incoming,
+        /// Whom to tell when it is safe.
+        receipt: Option<Receipt>,
+    },
+    /// Make these changes of records ([`Op::Put`], [`Op::Remove`]) durable, after everything asked before, then
+    /// call `safe` with the receipt.
+    Record {
+        /// The change.
+        op: Op,
+        /// Whom to tell when it is durable.
+        receipt: Option<Receipt>,
+    },
+}
+
+/// A message as a device sent it, before it has an identity.
+#[derive(Debug)]
+pub struct Incoming {
+    /// Who sent it.
+    pub device: DeviceId,
+    /// Under which name; already permitted.
+    pub topic: Topic,
+    /// What it says.
+    pub payload: Bytes,
+    /// What the device asked for.
+    pub qos: Qos,
+    /// MQTT's RETAIN.
+    pub retain: bool,
+    /// MQTT's DUP on a message that this session did not know.
+    pub duplicate: bool,
+    /// The protocol.
+    pub source: Source,
+    /// What goes with the payload.
+    pub properties: Option<Box<Properties>>,
+    /// A record to be committed in one transaction with the message, before it counts as safe (QoS 2's packet id).
+    /// A message with a record always goes by the disk.
+    pub record: Option<(RecordKey, Bytes)>,
+}
+
+/// Whom to tell that something is safe. Opaque to everyone but the session that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// An MQTT session's.
+    Mqtt(mqtt::Receipt),
+    /// A CoAP exchange's.
+    Coap(coap::Receipt),
+}

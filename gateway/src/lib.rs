@@ -1,0 +1,6 @@
+//! The gateway's shell around the engine: sockets, disk, upstreams, configuration, the command line.
+
+pub mod config;
+pub mod inbox;
+pub mod store;
+pub mod upstream;
