@@ -12,5 +12,47 @@ pub mod limits;
 pub mod message;
 pub mod mutant;
 pub mod session;
+pub mod stats;
 pub mod time;
 pub mod topic;
+
+use event::{Input, Output, Recovered, Setup};
+use stats::Stats;
+use time::{Instant, Now};
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {}
+
+impl Engine {
+    /// Makes an engine from the configuration and what the store holds. It begins with ordering what it needs.
+    #[must_use]
+    pub fn new(_setup: Setup, _recovered: Recovered, _now: Now) -> Self {
+        Self {}
+    }
+
+    /// Plants a deliberate defect.
+    #[cfg(feature = "mutants")]
+    pub fn plant(&mut self, _mutant: mutant::Mutant) {}
+
+    /// Takes a fact.
+    pub fn handle(&mut self, _now: Now, _input: Input) {}
+
+    /// Gives the next order; call until `None` after handling all facts at hand: acknowledgements
+    /// of one commit to one connection then leave in one write.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        None
+    }
+
+    /// When [`Input::Tick`] is due if nothing else happens.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Everything counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::default()
+    }
+}

@@ -1,0 +1,103 @@
+//! What the engine counts, for `status` and the metrics. Counters only grow; gauges say what is now.
+
+/// A snapshot of everything counted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// The MQTT side.
+    pub mqtt: ProtocolStats,
+    /// The CoAP side.
+    pub coap: ProtocolStats,
+    /// Counter: messages accepted from devices.
+    pub accepted: u64,
+    /// Counter: messages that no route takes.
+    pub unrouted: u64,
+    /// Counter: messages acknowledged because they were committed.
+    pub safe_on_disk: u64,
+    /// Counter: messages acknowledged because every upstream confirmed, before any commit.
+    pub safe_upstream: u64,
+    /// Counter: commits done.
+    pub commits: u64,
+    /// Counter: commits that failed.
+    pub commit_failures: u64,
+    /// Counter: rows committed.
+    pub committed_rows: u64,
+    /// Gauge: bytes of messages accepted and not safe yet.
+    pub unsafe_bytes: u64,
+    /// Gauge: devices are told to hold.
+    pub holding: bool,
+    /// Each lane, in the order of the routes.
+    pub lanes: Vec<LaneStats>,
+    /// Each upstream, in the order of the configuration.
+    pub upstreams: Vec<UpstreamStats>,
+}
+
+/// What one protocol's listeners and sessions count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProtocolStats {
+    /// Gauge: stream connections, or CoAP peers remembered.
+    pub peers: u64,
+    /// Gauge: sessions, connected or not (MQTT only).
+    pub sessions: u64,
+    /// Gauge: subscriptions (MQTT only).
+    pub subscriptions: u64,
+    /// Counter: PUBLISH packets or POST and PUT requests received, repetitions included.
+    pub received: u64,
+    /// Counter: repetitions among them.
+    pub repeated: u64,
+    /// Counter: acknowledgements sent (PUBACK, PUBREC, 2.04).
+    pub acknowledged: u64,
+    /// Counter: messages sent to subscribers.
+    pub delivered: u64,
+    /// Counter: messages not kept for a subscriber, or not taken from a device, because a bound was reached and nothing was promised.
+    pub dropped: u64,
+    /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.
+    pub refused: u64,
+}
+
+/// What one lane counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaneStats {
+    /// The route's name.
+    pub name: String,
+    /// Gauge: messages in the lane, in memory or on the disk.
+    pub waiting: u64,
+    /// Gauge: messages of it that are on the disk.
+    pub on_disk: u64,
+    /// Gauge: their bytes.
+    pub on_disk_bytes: u64,
+    /// Counter: messages put in.
+    pub entered: u64,
+    /// Counter: messages confirmed by the upstream.
+    pub delivered: u64,
+    /// Counter: messages that went to the dead letters.
+    pub buried: u64,
+    /// Counter: damaged rows.
+    pub damaged: u64,
+}
+
+/// What one upstream counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamStats {
+    /// Its name.
+    pub name: String,
+    /// Gauge: connected.
+    pub up: bool,
+    /// Gauge: it asked for a pause.
+    pub blocked: bool,
+    /// Gauge: messages handed over and not settled.
+    pub in_flight: u64,
+    /// Counter: messages handed over, repetitions included.
+    pub published: u64,
+    /// Counter: repetitions among them.
+    pub resent: u64,
+    /// Counter: confirmed.
+    pub confirmed: u64,
+    /// Counter: returned as unroutable.
+    pub returned: u64,
+    /// Counter: nacked.
+    pub nacked: u64,
+    /// Counter: refused for good.
+    pub refused: u64,
+    /// Counter: times the link was lost.
+    pub lost: u64,
+}
