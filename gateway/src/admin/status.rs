@@ -1,0 +1,239 @@
+//! What `GET /status` answers and `tidegate status` prints: one snapshot of the whole gateway.
+//! The names are an interface for scripts: add to them, do not rename them.
+
+use serde::{Deserialize, Serialize};
+use tidegate_engine::stats::{LaneStats, ProtocolStats, Stats, UpstreamStats};
+
+/// A snapshot. Counters count from the start of the process; sizes are in bytes, durations in the unit of their name.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// The gateway's id.
+    pub gateway: String,
+    /// The program's version.
+    pub version: String,
+    /// Which life of the gateway this is.
+    pub epoch: u64,
+    /// Since the start.
+    pub uptime_seconds: u64,
+    /// Whether the wall clock was synchronised just now.
+    pub clock_synchronised: bool,
+    /// Whether devices' messages are taken and made safe.
+    pub ready: bool,
+    /// What an operator should know or do, in words; empty when all is well.
+    pub problems: Vec<String>,
+    /// Whether devices are told to hold.
+    pub holding: bool,
+    /// What came from devices, and how it was made safe.
+    pub messages: Messages,
+    /// The MQTT side.
+    pub mqtt: Protocol,
+    /// The CoAP side.
+    pub coap: Protocol,
+    /// The routes, in the operator's order, then those that are no longer configured and only drain.
+    pub routes: Vec<Route>,
+    /// The upstreams.
+    pub upstreams: Vec<Upstream>,
+    /// The store.
+    pub store: Store,
+    /// The process.
+    pub process: Process,
+}
+
+/// Messages from devices.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Messages {
+    /// Counter: accepted.
+    pub accepted: u64,
+    /// Counter: accepted, and no route takes them.
+    pub unrouted: u64,
+    /// Counter: acknowledged because they were committed.
+    pub safe_on_disk: u64,
+    /// Counter: acknowledged because every upstream confirmed, before any commit.
+    pub safe_upstream: u64,
+    /// Gauge: bytes accepted and not safe yet.
+    pub unsafe_bytes: u64,
+    /// Gauge: accepted a second, over the last ten seconds.
+    pub accepted_per_second: f64,
+    /// Gauge: confirmed by upstreams a second, over the last ten seconds.
+    pub confirmed_per_second: f64,
+}
+
+/// One protocol's listeners and sessions.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Protocol {
+    /// Gauge: connections, or CoAP peers remembered.
+    pub peers: u64,
+    /// Gauge: sessions, connected or not.
+    pub sessions: u64,
+    /// Gauge: subscriptions.
+    pub subscriptions: u64,
+    /// Counter: messages received, repetitions included.
+    pub received: u64,
+    /// Counter: repetitions among them.
+    pub repeated: u64,
+    /// Counter: acknowledgements sent.
+    pub acknowledged: u64,
+    /// Counter: messages sent to subscribers.
+    pub delivered: u64,
+    /// Counter: messages dropped because nothing was promised and a bound was reached.
+    pub dropped: u64,
+    /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.
+    pub refused: u64,
+}
+
+/// One route.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Route {
+    /// Its name.
+    pub name: String,
+    /// Gauge: messages that wait.
+    pub waiting: u64,
+    /// Gauge: those of them that are on the disk.
+    pub on_disk: u64,
+    /// Gauge: their bytes.
+    pub on_disk_bytes: u64,
+    /// Counter: messages taken.
+    pub entered: u64,
+    /// Counter: messages confirmed by the upstream.
+    pub delivered: u64,
+    /// Counter: messages that went to the dead letters.
+    pub buried: u64,
+    /// Counter: rows that were damaged and have been moved away.
+    pub damaged: u64,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Upstream {
+    /// Its name.
+    pub name: String,
+    /// Gauge: connected.
+    pub up: bool,
+    /// Gauge: it asked for a pause.
+    pub blocked: bool,
+    /// Gauge: messages handed over and not settled.
+    pub in_flight: u64,
+    /// Counter: messages handed over, repetitions included.
+    pub published: u64,
+    /// Counter: repetitions among them.
+    pub resent: u64,
+    /// Counter: confirmed.
+    pub confirmed: u64,
+    /// Counter: returned as unroutable.
+    pub returned: u64,
+    /// Counter: nacked.
+    pub nacked: u64,
+    /// Counter: refused for good.
+    pub refused: u64,
+    /// Counter: times the link was lost.
+    pub lost: u64,
+}
+
+/// The store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Store {
+    /// The data directory.
+    pub data_dir: String,
+    /// Gauge: bytes of the spool's files.
+    pub bytes: u64,
+    /// Gauge: bytes free for us on its file system.
+    pub free_bytes: u64,
+    /// Counter: commits done.
+    pub commits: u64,
+    /// Counter: commits that failed.
+    pub commit_failures: u64,
+    /// Counter: rows committed.
+    pub committed_rows: u64,
+}
+
+/// The process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// Gauge: resident memory, in bytes.
+    pub resident_bytes: u64,
+    /// Counter: CPU time used, in seconds.
+    pub cpu_seconds: f64,
+    /// Gauge: open file descriptors.
+    pub open_files: u64,
+    /// Gauge: file descriptors that it may open.
+    pub max_open_files: u64,
+    /// Gauge: threads.
+    pub threads: u64,
+}
+
+impl Status {
+    /// Fills in what the engine counts.
+    pub(crate) fn fill(&mut self, stats: &Stats) {
+        self.holding = stats.holding;
+        self.messages.accepted = stats.accepted;
+        self.messages.unrouted = stats.unrouted;
+        self.messages.safe_on_disk = stats.safe_on_disk;
+        self.messages.safe_upstream = stats.safe_upstream;
+        self.messages.unsafe_bytes = stats.unsafe_bytes;
+        self.store.commits = stats.commits;
+        self.store.commit_failures = stats.commit_failures;
+        self.store.committed_rows = stats.committed_rows;
+        self.mqtt = (&stats.mqtt).into();
+        self.coap = (&stats.coap).into();
+        self.routes = stats.lanes.iter().map(Into::into).collect();
+        self.upstreams = stats.upstreams.iter().map(Into::into).collect();
+    }
+}
+
+impl From<&ProtocolStats> for Protocol {
+    fn from(s: &ProtocolStats) -> Self {
+        Self {
+            peers: s.peers,
+            sessions: s.sessions,
+            subscriptions: s.subscriptions,
+            received: s.received,
+            repeated: s.repeated,
+            acknowledged: s.acknowledged,
+            delivered: s.delivered,
+            dropped: s.dropped,
+            refused: s.refused,
+        }
+    }
+}
+
+impl From<&LaneStats> for Route {
+    fn from(s: &LaneStats) -> Self {
+        Self {
+            name: s.name.clone(),
+            waiting: s.waiting,
+            on_disk: s.on_disk,
+            on_disk_bytes: s.on_disk_bytes,
+            entered: s.entered,
+            delivered: s.delivered,
+            buried: s.buried,
+            damaged: s.damaged,
+        }
+    }
+}
+
+impl From<&UpstreamStats> for Upstream {
+    fn from(s: &UpstreamStats) -> Self {
+        Self {
+            name: s.name.clone(),
+            up: s.up,
+            blocked: s.blocked,
+            in_flight: s.in_flight,
+            published: s.published,
+            resent: s.resent,
+            confirmed: s.confirmed,
+            returned: s.returned,
+            nacked: s.nacked,
+            refused: s.refused,
+            lost: s.lost,
+        }
+    }
+}
