@@ -432,6 +432,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A record of a session was unreadable or belongs to nothing, and was removed: the client starts afresh.
+    SessionLost {
+        /// The client id, escaped, as far as it could be read.
+        client: String,
+        /// What was wrong with the record.
+        reason: &'static str,
+    },
     /// Stored rows were damaged and have been moved away: their messages are lost.
     Damaged {
         /// On which route.
