@@ -1,0 +1,273 @@
+//! The upstreams' side: whether each is there, what is under way in its window, which devices are held because a message
+//! of theirs was refused, and when to try again. Does not know where messages are kept.
+
+use crate::event::UpstreamSetup;
+use crate::id::{DeviceId, Seq, Tag, UpstreamId};
+use crate::limits::Limits;
+use crate::mutant::{Mutant, Planted};
+use crate::stats::UpstreamStats;
+use crate::time::{Duration, Instant};
+use std::collections::BTreeMap;
+
+/// A message under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    /// The lane that it came from (the core's index).
+    pub(crate) lane: usize,
+    pub(crate) seq: Seq,
+    pub(crate) device: DeviceId,
+    sent_at: Instant,
+}
+
+/// What to do with a message that was refused for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Keep it; it will be tried again, and later messages of its device wait.
+    TryAgain,
+    /// It was refused too often: dead letter.
+    GiveUp,
+}
+
+#[derive(Debug)]
+struct Upstream {
+    window: usize,
+    up: bool,
+    blocked: bool,
+    resetting: bool,
+    flights: BTreeMap<Tag, Flight>,
+    stats: UpstreamStats,
+}
+
+/// A device whose messages wait on one lane until the refused ones are through.
+#[derive(Debug)]
+struct Hold {
+    /// The refused messages and how often each was refused.
+    refused: BTreeMap<Seq, u8>,
+    retry_at: Instant,
+}
+
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    upstreams: Vec<Upstream>,
+    /// Per lane and device. At most one entry a message in a window: bounded by the windows.
+    holds: BTreeMap<(usize, DeviceId), Hold>,
+    last_tag: Tag,
+    confirm_timeout: Duration,
+    retry_after: Duration,
+    attempts: u8,
+    planted: Planted,
+}
+
+impl Delivery {
+    pub(crate) fn new(setups: &[UpstreamSetup], limits: &Limits, planted: Planted) -> Self {
+        let mut delivery = Self {
+            upstreams: Vec::new(),
+            holds: BTreeMap::new(),
+            last_tag: Tag(0),
+            confirm_timeout: Duration::ZERO,
+            retry_after: Duration::ZERO,
+            attempts: 1,
+            planted,
+        };
+        delivery.configure(setups, limits);
+        delivery
+    }
+
+    /// Takes new settings; upstreams keep their index, and what is under way stays so.
+    pub(crate) fn configure(&mut self, setups: &[UpstreamSetup], limits: &Limits) {
+        self.confirm_timeout = limits.confirm_timeout;
+        self.retry_after = limits.retry_after;
+        self.attempts = limits.upstream_attempts.max(1);
+        for (index, setup) in setups.iter().enumerate() {
+            let window = setup.window.max(1);
+            if let Some(upstream) = self.upstreams.get_mut(index) {
+                upstream.window = window;
+                upstream.stats.name.clone_from(&setup.name);
+            } else {
+                self.upstreams.push(Upstream {
+                    window,
+                    up: false,
+                    blocked: false,
+                    resetting: false,
+                    flights: BTreeMap::new(),
+                    stats: UpstreamStats { name: setup.name.clone(), ..UpstreamStats::default() },
+                });
+            }
+        }
+    }
+
+    /// Plants a deliberate defect.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    fn get(&mut self, id: UpstreamId) -> Option<&mut Upstream> {
+        self.upstreams.get_mut(usize::from(id.0))
+    }
+
+    /// The upstream is connected and has not asked for a pause.
+    pub(crate) fn is_ready(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(usize::from(id.0)).is_some_and(|u| u.up && !u.blocked && !u.resetting)
+    }
+
+    /// Ready, and its window has room.
+    pub(crate) fn has_room(&self, id: UpstreamId) -> bool {
+        self.is_ready(id) && self.upstreams.get(usize::from(id.0)).is_some_and(|u| u.flights.len() < u.window)
+    }
+
+    pub(crate) fn up(&mut self, id: UpstreamId) {
+        if let Some(upstream) = self.get(id) {
+            upstream.up = true;
+            upstream.blocked = false;
+            upstream.resetting = false;
+            upstream.stats.up = true;
+            upstream.stats.blocked = false;
+        }
+    }
+
+    /// The link is gone: returns everything that was under way, in order.
+    pub(crate) fn down(&mut self, id: UpstreamId) -> Vec<Flight> {
+        let Some(upstream) = self.get(id) else { return Vec::new() };
+        if upstream.up {
+            upstream.stats.lost += 1;
+        }
+        upstream.up = false;
+        upstream.blocked = false;
+        upstream.resetting = false;
+        upstream.stats.up = false;
+        upstream.stats.blocked = false;
+        std::mem::take(&mut upstream.flights).into_values().collect()
+    }
+
+    pub(crate) fn blocked(&mut self, now: Instant, id: UpstreamId, blocked: bool) {
+        if let Some(upstream) = self.get(id) {
+            if !blocked {
+                // The pause does not count against the confirms that it held up.
+                upstream.flights.values_mut().for_each(|flight| flight.sent_at = now);
+            }
+            upstream.blocked = blocked;
+            upstream.stats.blocked = blocked;
+        }
+    }
+
+    /// Notes that a message is handed over.
+    pub(crate) fn sent(
+        &mut self,
+        now: Instant,
+        id: UpstreamId,
+        lane: usize,
+        seq: Seq,
+        device: DeviceId,
+        resend: bool,
+    ) -> Tag {
+        self.last_tag = Tag(self.last_tag.0 + 1);
+        let tag = self.last_tag;
+        if let Some(upstream) = self.get(id) {
+            upstream.flights.insert(tag, Flight { lane, seq, device, sent_at: now });
+            upstream.stats.published += 1;
+            upstream.stats.resent += u64::from(resend);
+        }
+        tag
+    }
+
+    /// Takes a message out of the window; `None` when nothing is known of it (any more).
+    pub(crate) fn settled(&mut self, id: UpstreamId, tag: Tag) -> Option<Flight> {
+        self.get(id)?.flights.remove(&tag)
+    }
+
+    pub(crate) fn stats_mut(&mut self, id: UpstreamId) -> Option<&mut UpstreamStats> {
+        self.get(id).map(|upstream| &mut upstream.stats)
+    }
+
+    /// A message was refused for now. Its later attempts come first; its device's other messages on that lane wait.
+    pub(crate) fn refused(&mut self, now: Instant, flight: &Flight) -> Refusal {
+        let hold = self
+            .holds
+            .entry((flight.lane, flight.device.clone()))
+            .or_insert_with(|| Hold { refused: BTreeMap::new(), retry_at: now });
+        let count = hold.refused.entry(flight.seq).or_insert(0);
+        *count = count.saturating_add(1);
+        if *count >= self.attempts {
+            return Refusal::GiveUp;
+        }
+        let doublings = u32::from(*count - 1).min(8);
+        hold.retry_at = now.after(self.retry_after * (1 << doublings));
+        Refusal::TryAgain
+    }
+
+    /// A message is through (confirmed or buried). True when that lets messages go on that were held.
+    pub(crate) fn through(&mut self, now: Instant, lane: usize, device: &DeviceId, seq: Seq) -> bool {
+        if self.holds.is_empty() {
+            return false;
+        }
+        let key = (lane, device.clone());
+        let Some(hold) = self.holds.get_mut(&key) else { return false };
+        if hold.refused.remove(&seq).is_none() {
+            return false;
+        }
+        hold.retry_at = now;
+        if hold.refused.is_empty() {
+            self.holds.remove(&key);
+        }
+        true
+    }
+
+    /// Whether a message may be handed over now, as far as refused messages of its device allow.
+    pub(crate) fn may_send(&self, now: Instant, lane: usize, device: &DeviceId, seq: Seq) -> bool {
+        if self.holds.is_empty() {
+            return true;
+        }
+        let Some(hold) = self.holds.get(&(lane, device.clone())) else { return true };
+        let first = hold.refused.keys().next().copied();
+        if self.planted.is(Mutant::RetryOutOfOrder) && !hold.refused.contains_key(&seq) {
+            return true;
+        }
+        first == Some(seq) && hold.retry_at <= now
+    }
+
+    /// The lanes in which a refused message is due again.
+    pub(crate) fn retries_due(&self, now: Instant) -> Vec<usize> {
+        self.holds.iter().filter(|(_, hold)| hold.retry_at <= now).map(|((lane, _), _)| *lane).collect()
+    }
+
+    /// The upstreams that left a message unsettled for too long; each is named once until it is up again.
+    pub(crate) fn overdue(&mut self, now: Instant) -> Vec<UpstreamId> {
+        let mut overdue = Vec::new();
+        for (index, upstream) in self.upstreams.iter_mut().enumerate() {
+            let late = upstream
+                .flights
+                .first_key_value()
+                .is_some_and(|(_, flight)| flight.sent_at.after(self.confirm_timeout) <= now);
+            // While it asks for a pause it owes no confirms either; the link's heartbeat tells whether it lives.
+            if late && upstream.up && !upstream.blocked && !upstream.resetting {
+                upstream.resetting = true;
+                overdue.push(UpstreamId(u16::try_from(index).unwrap_or(u16::MAX)));
+            }
+        }
+        overdue
+    }
+
+    /// When time alone will matter, after `now`: a retry, or a confirm that is overdue.
+    pub(crate) fn timeout(&self, now: Instant) -> Option<Instant> {
+        let retry = self.holds.values().map(|hold| hold.retry_at).filter(|&at| at > now).min();
+        let overdue = self
+            .upstreams
+            .iter()
+            .filter(|u| u.up && !u.blocked && !u.resetting)
+            .filter_map(|u| u.flights.first_key_value())
+            .map(|(_, flight)| flight.sent_at.after(self.confirm_timeout))
+            .min();
+        [retry, overdue].into_iter().flatten().min()
+    }
+
+    pub(crate) fn stats(&self) -> Vec<UpstreamStats> {
+        self.upstreams
+            .iter()
+            .map(|upstream| UpstreamStats {
+                in_flight: upstream.flights.len() as u64,
+                ..upstream.stats.clone()
+            })
+            .collect()
+    }
+}

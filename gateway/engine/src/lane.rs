@@ -1,0 +1,267 @@
+//! One lane: what a route has waiting, in order of acceptance. The oldest part of it stands in memory; when that part
+//! reaches its bound, the newer rest (the tail) is on the disk only and is loaded page by page as room comes.
+//!
+//!     memory: [ e1 e2 e3 … en ]   disk only: [ en+1 … last ]
+//!
+//! So memory is always a prefix of the lane, and what is handed over comes from memory only: order needs no other rule.
+
+use crate::event::{Durability, LaneState, RouteSetup};
+use crate::id::{LaneId, Seq, UpstreamId};
+use crate::message::Message;
+use crate::stats::LaneStats;
+use crate::time::{Duration, Instant};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Whom to tell when a message is safe: an index of the core's table of receipts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(pub(crate) u32);
+
+/// Where a message is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nowhere but here.
+    Memory,
+    /// A commit of it is ordered or waits to be.
+    Saving,
+    /// On the medium.
+    Disk,
+}
+
+/// What has become of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// May be handed over.
+    Waiting,
+    /// Handed over, not settled.
+    Out,
+    /// Confirmed while its commit was under way: forgotten when that is done.
+    Confirmed,
+    /// On its way to the dead letters.
+    Burying,
+    /// Has left the lane; its place is cleared away later.
+    Gone,
+}
+
+/// A message in memory.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) seq: Seq,
+    pub(crate) message: Arc<Message>,
+    pub(crate) ticket: Option<Ticket>,
+    pub(crate) place: Place,
+    pub(crate) state: State,
+    /// Must be on the medium before it is handed over.
+    pub(crate) disk_first: bool,
+    /// An earlier handing over is unresolved, or may have happened before a restart.
+    pub(crate) resend: bool,
+}
+
+/// The oldest of the recovered messages: an earlier life may have handed them over, so they leave with the resend mark.
+#[derive(Debug)]
+pub(crate) struct Suspects {
+    left: u64,
+    upto: Seq,
+}
+
+impl Suspects {
+    /// Whether the next loaded message is one of them.
+    pub(crate) fn take_one(&mut self, seq: Seq) -> bool {
+        let is_one = self.left > 0 && seq <= self.upto;
+        self.left = self.left.saturating_sub(1);
+        is_one
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) id: LaneId,
+    pub(crate) upstream: UpstreamId,
+    pub(crate) durability: Durability,
+    pub(crate) priority: u8,
+    pub(crate) routing_key: Option<String>,
+    pub(crate) stats: LaneStats,
+    /// Ascending; entries that are gone stay until they are at the front or too many.
+    entries: VecDeque<Entry>,
+    gone: usize,
+    bytes: usize,
+    /// Entries before this index have nothing to hand over.
+    cursor: usize,
+    /// Everything of the lane up to here has been in memory.
+    loaded_upto: Seq,
+    /// The newest message that is on the disk only; `None` when memory holds the whole lane.
+    pub(crate) tail: Option<Seq>,
+    /// Messages of the tail whose commit is not done.
+    pub(crate) tail_saving: u64,
+    pub(crate) loading: bool,
+    /// Loading is pointless until a commit is done, or until a time.
+    pub(crate) load_after: Option<Option<Instant>>,
+    pub(crate) suspects: Suspects,
+    /// Relayed messages and when they are to be committed, ascending.
+    spills: VecDeque<(Instant, Seq)>,
+}
+
+impl Lane {
+    pub(crate) fn new(route: &RouteSetup, recovered: Option<LaneState>, suspects: u64) -> Self {
+        let mut lane = Self {
+            id: route.lane,
+            upstream: route.upstream,
+            durability: route.durability,
+            priority: route.priority,
+            routing_key: route.routing_key.clone(),
+            stats: LaneStats { name: route.name.clone(), ..LaneStats::default() },
+            entries: VecDeque::new(),
+            gone: 0,
+            bytes: 0,
+            cursor: 0,
+            loaded_upto: Seq(0),
+            tail: None,
+            tail_saving: 0,
+            loading: false,
+            load_after: None,
+            suspects: Suspects { left: suspects, upto: recovered.map_or(Seq(0), |state| state.last) },
+            spills: VecDeque::new(),
+        };
+        if let Some(state) = recovered.filter(|state| state.rows > 0) {
+            lane.tail = Some(state.last);
+            lane.stats.waiting = state.rows;
+            lane.stats.on_disk = state.rows;
+            lane.stats.on_disk_bytes = state.bytes;
+        }
+        lane
+    }
+
+    /// How long a relayed message may wait for its confirm.
+    pub(crate) fn spill_after(&self) -> Option<Duration> {
+        match self.durability {
+            Durability::Relay { spill_after } => Some(spill_after),
+            Durability::Disk => None,
+        }
+    }
+
+    pub(crate) fn has_room(&self, footprint: usize, messages: usize, bytes: usize) -> bool {
+        let held = self.entries.len() - self.gone;
+        held == 0 || (held < messages && self.bytes + footprint <= bytes)
+    }
+
+    /// Less than half of what it may hold is in memory: time to load more.
+    pub(crate) fn is_low(&self, messages: usize, bytes: usize) -> bool {
+        (self.entries.len() - self.gone) * 2 <= messages && self.bytes * 2 <= bytes
+    }
+
+    pub(crate) fn push(&mut self, entry: Entry, spill_at: Option<Instant>) {
+        self.loaded_upto = self.loaded_upto.max(entry.seq);
+        self.bytes += entry.message.footprint();
+        if let Some(at) = spill_at {
+            self.spills.push_back((at, entry.seq));
+        }
+        self.entries.push_back(entry);
+    }
+
+    pub(crate) fn loaded_upto(&self) -> Seq {
+        self.loaded_upto
+    }
+
+    pub(crate) fn set_loaded_upto(&mut self, seq: Seq) {
+        self.loaded_upto = self.loaded_upto.max(seq);
+    }
+
+    /// A message is no longer on the medium, or its removal is ordered.
+    pub(crate) fn left_disk(&mut self, footprint: usize) {
+        self.stats.on_disk = self.stats.on_disk.saturating_sub(1);
+        self.stats.on_disk_bytes = match self.stats.on_disk {
+            0 => 0,
+            _ => self.stats.on_disk_bytes.saturating_sub(footprint as u64),
+        };
+    }
+
+    fn index(&self, seq: Seq) -> Option<usize> {
+        // Confirms come mostly in order: look at the front first.
+        if self.entries.front().is_some_and(|entry| entry.seq == seq) {
+            return Some(0);
+        }
+        self.entries.binary_search_by_key(&seq, |entry| entry.seq).ok()
+    }
+
+    /// The message under `seq`, unless it has left memory.
+    pub(crate) fn get(&mut self, seq: Seq) -> Option<&mut Entry> {
+        let index = self.index(seq)?;
+        self.entries.get_mut(index).filter(|entry| entry.state != State::Gone)
+    }
+
+    /// The next message that may be handed over, as far as `may_send` allows.
+    pub(crate) fn next(&mut self, may_send: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        while let Some(entry) = self.entries.get(self.cursor) {
+            if entry.state == State::Waiting {
+                if entry.disk_first && entry.place != Place::Disk {
+                    return None;
+                }
+                if may_send(entry) {
+                    break;
+                }
+            }
+            self.cursor += 1;
+        }
+        let cursor = self.cursor;
+        self.entries.get_mut(cursor)
+    }
+
+    /// Begin again at the front when looking for the next message.
+    pub(crate) fn rewind(&mut self) {
+        self.cursor = 0;
+    }
+
+    /// Takes a message out of memory.
+    pub(crate) fn remove(&mut self, seq: Seq) {
+        let Some(index) = self.index(seq) else { return };
+        let Some(entry) = self.entries.get_mut(index) else { return };
+        if entry.state == State::Gone {
+            return;
+        }
+        entry.state = State::Gone;
+        self.gone += 1;
+        self.bytes -= entry.message.footprint();
+        while self.entries.front().is_some_and(|entry| entry.state == State::Gone) {
+            self.entries.pop_front();
+            self.gone -= 1;
+            self.cursor = self.cursor.saturating_sub(1);
+        }
+        if self.gone * 2 > self.entries.len() && self.gone > 64 {
+            self.entries.retain(|entry| entry.state != State::Gone);
+            self.gone = 0;
+            self.cursor = 0;
+        }
+        self.trim_spills();
+    }
+
+    /// Clears away the deadlines of messages that no longer need one.
+    fn trim_spills(&mut self) {
+        while let Some(&(_, seq)) = self.spills.front() {
+            if self.get(seq).is_some_and(|entry| entry.place == Place::Memory) {
+                break;
+            }
+            self.spills.pop_front();
+        }
+    }
+
+    /// When the first relayed message is to be committed.
+    pub(crate) fn spill_timeout(&self) -> Option<Instant> {
+        self.spills.front().map(|&(at, _)| at)
+    }
+
+    /// The relayed messages whose time is up (`now`), or all of them (`None`), in order. They count as being saved.
+    pub(crate) fn spill(&mut self, now: Option<Instant>) -> Vec<Arc<Message>> {
+        let mut spilled = Vec::new();
+        while let Some(&(at, seq)) = self.spills.front() {
+            if now.is_some_and(|now| at > now) {
+                break;
+            }
+            self.spills.pop_front();
+            if let Some(entry) = self.get(seq).filter(|entry| entry.place == Place::Memory) {
+                entry.place = Place::Saving;
+                spilled.push(Arc::clone(&entry.message));
+            }
+        }
+        spilled
+    }
+}

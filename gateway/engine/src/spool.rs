@@ -1,0 +1,450 @@
+//! Decides where each message is safe and keeps the lanes in order. It tells what to commit and what to load, and who may
+//! be told that a message is safe; it does not speak to devices, the store or upstreams itself.
+
+use crate::event::{Durability, LaneState, Op, RouteSetup};
+use crate::id::{LaneId, Seq, UpstreamId};
+use crate::lane::{Entry, Lane, Place, State, Ticket};
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::mutant::{Mutant, Planted};
+use crate::stats::LaneStats;
+use crate::time::Instant;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Which stored message a commit is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    /// The core's index of the lane.
+    pub(crate) lane: usize,
+    pub(crate) seq: Seq,
+    pub(crate) footprint: usize,
+    /// Whom to tell, when the message is not in memory, where its entry knows.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+/// How a message may become safe, as far as the moment and its sender allow; the route's durability comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Its upstream is ready: it may wait for the confirm.
+    Relay,
+    /// Its upstream is not there: commit at once.
+    Disk,
+    /// It must be on the medium before it is handed over.
+    DiskFirst,
+}
+
+/// A commit that the spool needs.
+#[derive(Debug)]
+pub(crate) struct Save {
+    pub(crate) op: Op,
+    pub(crate) row: Row,
+}
+
+/// What an event about one message leads to.
+#[derive(Debug, Default)]
+pub(crate) struct Consequence {
+    /// This message is safe for this lane: its receipt may count it.
+    pub(crate) safe: Option<Ticket>,
+    /// This row is to be forgotten.
+    pub(crate) forget: Option<(LaneId, Seq)>,
+}
+
+/// A page to load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PageOrder {
+    pub(crate) lane: LaneId,
+    pub(crate) after: Seq,
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Spool {
+    lanes: Vec<Lane>,
+    lane_messages: usize,
+    lane_bytes: usize,
+    /// Rows of a lane that an earlier life may have handed over without forgetting them: what stood in its memory,
+    /// and what waited to be forgotten.
+    suspects: u64,
+    /// Bytes accepted and neither committed nor confirmed.
+    unsafe_bytes: usize,
+    planted: Planted,
+}
+
+impl Spool {
+    pub(crate) fn new(
+        routes: &[RouteSetup],
+        recovered: &[LaneState],
+        limits: &Limits,
+        planted: Planted,
+    ) -> Self {
+        let mut spool = Self {
+            lanes: Vec::new(),
+            lane_messages: 0,
+            lane_bytes: 0,
+            suspects: (limits.lane_memory_messages + 2 * limits.forgets_waiting + limits.commit_ops) as u64,
+            unsafe_bytes: 0,
+            planted,
+        };
+        spool.configure(routes, limits, recovered);
+        spool
+    }
+
+    /// Takes new settings; lanes keep what they have waiting. Returns each route's lane (the core's index).
+    pub(crate) fn configure(&mut self, routes: &[RouteSetup], limits: &Limits, recovered: &[LaneState]) {
+        self.lane_messages = limits.lane_memory_messages.max(1);
+        self.lane_bytes = limits.lane_memory_bytes;
+        for route in routes {
+            if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == route.lane) {
+                lane.durability = route.durability;
+                lane.priority = route.priority;
+                lane.upstream = route.upstream;
+                lane.routing_key.clone_from(&route.routing_key);
+                lane.stats.name.clone_from(&route.name);
+            } else {
+                self.lanes.push(Lane::new(
+                    route,
+                    recovered.iter().find(|state| state.lane == route.lane).copied(),
+                    self.suspects,
+                ));
+            }
+        }
+    }
+
+    /// Plants a deliberate defect.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
+    /// The mutant that takes an ordered commit for a done one needs the ticket early.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn take_ticket(&mut self, lane: usize, seq: Seq) -> Option<Ticket> {
+        self.lanes.get_mut(lane)?.get(seq)?.ticket.take()
+    }
+
+    /// The template of a lane's routing keys.
+    pub(crate) fn routing_key(&self, lane: usize) -> Option<&str> {
+        self.lanes.get(lane)?.routing_key.as_deref()
+    }
+
+    /// The index of a lane.
+    pub(crate) fn index(&self, id: LaneId) -> Option<usize> {
+        self.lanes.iter().position(|lane| lane.id == id)
+    }
+
+    /// The lanes that lead to an upstream, gathered by priority, the higher first.
+    pub(crate) fn lanes_to(&self, upstream: UpstreamId) -> Vec<Vec<usize>> {
+        let mut by_priority: BTreeMap<Reverse<u8>, Vec<usize>> = BTreeMap::new();
+        for (index, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| lane.upstream == upstream) {
+            by_priority.entry(Reverse(lane.priority)).or_default().push(index);
+        }
+        by_priority.into_values().collect()
+    }
+
+    pub(crate) fn unsafe_bytes(&self) -> usize {
+        self.unsafe_bytes
+    }
+
+    /// Bytes of messages on the disk, all lanes together.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.stats.on_disk_bytes).sum()
+    }
+
+    fn save(lane: &Lane, index: usize, message: &Arc<Message>, ticket: Option<Ticket>) -> Save {
+        Save {
+            row: Row { lane: index, seq: message.id.seq, footprint: message.footprint(), ticket },
+            op: Op::Insert { lane: lane.id, message: Arc::clone(message) },
+        }
+    }
+
+    /// Puts a message at the end of a lane. The commits that this needs now are added to `saves`.
+    pub(crate) fn admit(
+        &mut self,
+        now: Instant,
+        index: usize,
+        message: &Arc<Message>,
+        ticket: Option<Ticket>,
+        way: Way,
+        saves: &mut Vec<Save>,
+    ) {
+        let planted = self.planted;
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let footprint = message.footprint();
+        lane.stats.entered += 1;
+        lane.stats.waiting += 1;
+        self.unsafe_bytes += footprint;
+        let overtakes = planted.is(Mutant::LiveOvertakesDisk);
+        if (lane.tail.is_some() && !overtakes)
+            || !lane.has_room(footprint, self.lane_messages, self.lane_bytes)
+        {
+            if lane.tail.is_none() {
+                // What came before must not be committed after: a crash between the two would turn them round.
+                saves.extend(lane.spill(None).iter().map(|message| Self::save(lane, index, message, None)));
+            }
+            lane.tail = Some(message.id.seq);
+            lane.tail_saving += 1;
+            saves.push(Self::save(lane, index, message, ticket));
+            return;
+        }
+        let disk_first = way == Way::DiskFirst || lane.durability == Durability::Disk;
+        let spill_at =
+            lane.spill_after().filter(|_| way == Way::Relay && !disk_first).map(|wait| now.after(wait));
+        let place = if spill_at.is_some() { Place::Memory } else { Place::Saving };
+        lane.push(
+            Entry {
+                seq: message.id.seq,
+                message: Arc::clone(message),
+                ticket,
+                place,
+                state: State::Waiting,
+                disk_first,
+                resend: false,
+            },
+            spill_at,
+        );
+        if place == Place::Saving {
+            saves.push(Self::save(lane, index, message, None));
+        }
+    }
+
+    /// The relayed messages of all lanes whose time is up, as commits.
+    pub(crate) fn spill_due(&mut self, now: Instant) -> Vec<Save> {
+        self.spill_where(Some(now), |lane| lane.spill_timeout().is_some_and(|at| at <= now))
+    }
+
+    /// All relayed messages to an upstream, because it is not there to confirm them.
+    pub(crate) fn spill_upstream(&mut self, upstream: UpstreamId) -> Vec<Save> {
+        self.spill_where(None, |lane| lane.upstream == upstream)
+    }
+
+    /// All relayed messages, because the gateway stops.
+    pub(crate) fn spill_all(&mut self) -> Vec<Save> {
+        self.spill_where(None, |_| true)
+    }
+
+    fn spill_where(&mut self, due: Option<Instant>, which: impl Fn(&Lane) -> bool) -> Vec<Save> {
+        let mut saves = Vec::new();
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            if which(lane) {
+                for message in lane.spill(due) {
+                    saves.push(Self::save(lane, index, &message, None));
+                }
+            }
+        }
+        saves
+    }
+
+    /// When the first relayed message is to be committed, or a failed load is to be tried again.
+    pub(crate) fn timeout(&self) -> Option<Instant> {
+        self.lanes.iter().flat_map(|lane| [lane.spill_timeout(), lane.load_after.flatten()]).flatten().min()
+    }
+
+    /// Whether a change that waits is still needed: not when its message was confirmed in the meantime.
+    pub(crate) fn wants(&mut self, op: &Op) -> bool {
+        let Op::Insert { lane, message } = op else { return true };
+        let Some(lane) = self.index(*lane).and_then(|index| self.lanes.get_mut(index)) else { return true };
+        if lane.durability == Durability::Disk {
+            return true;
+        }
+        match lane.get(message.id.seq) {
+            Some(entry) if entry.state == State::Confirmed => {
+                lane.remove(message.id.seq);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// A message is on the medium.
+    pub(crate) fn saved(&mut self, row: Row) -> Consequence {
+        let mut consequence = Consequence::default();
+        let Some(lane) = self.lanes.get_mut(row.lane) else { return consequence };
+        lane.stats.on_disk += 1;
+        lane.stats.on_disk_bytes += row.footprint as u64;
+        let id = lane.id;
+        let Some(entry) = lane.get(row.seq) else {
+            // Of the tail: not in memory.
+            lane.tail_saving = lane.tail_saving.saturating_sub(1);
+            lane.load_after = None;
+            self.unsafe_bytes = self.unsafe_bytes.saturating_sub(row.footprint);
+            consequence.safe = row.ticket;
+            return consequence;
+        };
+        entry.place = Place::Disk;
+        consequence.safe = entry.ticket.take();
+        if entry.state == State::Confirmed {
+            if !self.planted.is(Mutant::ConfirmedStays) {
+                consequence.forget = Some((id, row.seq));
+                lane.left_disk(row.footprint);
+            }
+            lane.remove(row.seq);
+        } else {
+            self.unsafe_bytes = self.unsafe_bytes.saturating_sub(row.footprint);
+        }
+        consequence
+    }
+}
+
+/// Handing over.
+impl Spool {
+    /// The next message of a lane that may be handed over; it then counts as handed over.
+    pub(crate) fn next(
+        &mut self,
+        lane: usize,
+        may_send: impl Fn(&Message) -> bool,
+    ) -> Option<(Arc<Message>, bool)> {
+        let entry = self.lanes.get_mut(lane)?.next(|entry| may_send(&entry.message))?;
+        entry.state = State::Out;
+        let resend = entry.resend && !self.planted.is(Mutant::ResendUnmarked);
+        Some((Arc::clone(&entry.message), resend))
+    }
+
+    /// Look again from the front: something that was passed over may go now.
+    pub(crate) fn rewind(&mut self, lane: usize) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.rewind();
+        }
+    }
+
+    /// The upstream has taken responsibility.
+    pub(crate) fn confirmed(&mut self, index: usize, seq: Seq) -> Consequence {
+        let mut consequence = Consequence::default();
+        let Some(lane) = self.lanes.get_mut(index) else { return consequence };
+        let id = lane.id;
+        let Some(entry) = lane.get(seq) else { return consequence };
+        let footprint = entry.message.footprint();
+        consequence.safe = entry.ticket.take();
+        match entry.place {
+            Place::Memory => {
+                self.unsafe_bytes = self.unsafe_bytes.saturating_sub(footprint);
+                lane.remove(seq);
+            }
+            Place::Saving => {
+                self.unsafe_bytes = self.unsafe_bytes.saturating_sub(footprint);
+                entry.state = State::Confirmed;
+            }
+            Place::Disk => {
+                consequence.forget = Some((id, seq));
+                lane.left_disk(footprint);
+                lane.remove(seq);
+            }
+        }
+        lane.stats.delivered += 1;
+        lane.stats.waiting = lane.stats.waiting.saturating_sub(1);
+        consequence
+    }
+
+    /// The handing over came to nothing that is known: the message waits again. `unresolved`: it may have arrived.
+    pub(crate) fn unsent(&mut self, index: usize, seq: Seq, unresolved: bool) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        if let Some(entry) = lane.get(seq).filter(|entry| entry.state == State::Out) {
+            entry.state = State::Waiting;
+            entry.resend |= unresolved;
+            lane.rewind();
+        }
+    }
+
+    /// The message goes to the dead letters: the commit that does it.
+    pub(crate) fn bury(&mut self, index: usize, seq: Seq, reason: String) -> Option<Save> {
+        let lane = self.lanes.get_mut(index)?;
+        let id = lane.id;
+        let entry = lane.get(seq)?;
+        entry.state = State::Burying;
+        if entry.place == Place::Memory {
+            // The burial keeps it; a spill would store it once more, behind the burial.
+            entry.place = Place::Saving;
+        }
+        let message = Arc::clone(&entry.message);
+        let row = Row { lane: index, seq, footprint: message.footprint(), ticket: None };
+        Some(Save { op: Op::Bury { lane: id, message, reason }, row })
+    }
+
+    /// The message is a dead letter.
+    pub(crate) fn buried(&mut self, row: Row) -> Consequence {
+        let mut consequence = Consequence::default();
+        let Some(lane) = self.lanes.get_mut(row.lane) else { return consequence };
+        let Some(entry) = lane.get(row.seq) else { return consequence };
+        consequence.safe = entry.ticket.take();
+        if entry.place == Place::Disk {
+            lane.left_disk(row.footprint);
+        } else {
+            self.unsafe_bytes = self.unsafe_bytes.saturating_sub(row.footprint);
+        }
+        lane.remove(row.seq);
+        lane.stats.buried += 1;
+        lane.stats.waiting = lane.stats.waiting.saturating_sub(1);
+        consequence
+    }
+}
+
+/// Loading what is on the disk only.
+impl Spool {
+    /// The page that a lane needs next; it then counts as ordered.
+    pub(crate) fn page(&mut self, now: Instant, index: usize) -> Option<PageOrder> {
+        let (messages, bytes) = (self.lane_messages, self.lane_bytes);
+        let lane = self.lanes.get_mut(index)?;
+        let wait = match lane.load_after {
+            None => false,
+            Some(None) => true,
+            Some(Some(at)) => at > now,
+        };
+        if lane.tail.is_none() || lane.loading || wait || !lane.is_low(messages, bytes) {
+            return None;
+        }
+        lane.loading = true;
+        lane.load_after = None;
+        Some(PageOrder {
+            lane: lane.id,
+            after: lane.loaded_upto(),
+            messages: (messages / 2).max(1),
+            bytes: (bytes / 2).max(1),
+        })
+    }
+
+    /// A page has come.
+    pub(crate) fn loaded(&mut self, index: usize, messages: Vec<Message>, damaged: u64, upto: Option<Seq>) {
+        let forgetful = self.planted.is(Mutant::TailForgotten);
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        lane.loading = false;
+        lane.stats.damaged += damaged;
+        lane.stats.waiting = lane.stats.waiting.saturating_sub(damaged);
+        lane.stats.on_disk = lane.stats.on_disk.saturating_sub(damaged);
+        for message in messages {
+            let resend = lane.suspects.take_one(message.id.seq);
+            let entry = Entry {
+                seq: message.id.seq,
+                message: Arc::new(message),
+                ticket: None,
+                place: Place::Disk,
+                state: State::Waiting,
+                disk_first: false,
+                resend,
+            };
+            lane.push(entry, None);
+        }
+        match upto {
+            Some(upto) => lane.set_loaded_upto(upto),
+            // Nothing there: it is still being committed, or it is gone for good.
+            None if lane.tail_saving > 0 => lane.load_after = Some(None),
+            None => lane.tail = None,
+        }
+        if forgetful || lane.tail.is_some_and(|tail| lane.loaded_upto() >= tail) {
+            lane.tail = None;
+        }
+    }
+
+    /// A page could not be read now.
+    pub(crate) fn load_failed(&mut self, index: usize, retry_at: Instant) {
+        if let Some(lane) = self.lanes.get_mut(index) {
+            lane.loading = false;
+            lane.load_after = Some(Some(retry_at));
+        }
+    }
+
+    pub(crate) fn stats(&self) -> Vec<LaneStats> {
+        self.lanes.iter().map(|lane| lane.stats.clone()).collect()
+    }
+}
