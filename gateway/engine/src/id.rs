@@ -83,6 +83,13 @@ text_id!(
     /// A device's name: what its topics, its credentials and its order are bound to.
     DeviceId
 );
+impl From<std::net::IpAddr> for DeviceId {
+    /// The name of a device that nothing is known of but its address; every address is a valid id.
+    fn from(address: std::net::IpAddr) -> Self {
+        Self(Arc::from(address.to_canonical().to_string()))
+    }
+}
+
 text_id!(
     /// This gateway's name, the first part of every message id.
     GatewayId

@@ -1,0 +1,343 @@
+//! The memory of exchanges: who sent which request, what became of it, what is due when (RFC 7252, 4.2 to 4.8).
+//! It bounds itself and forgets the oldest first, but nothing that is still in progress. It sends nothing.
+
+use crate::event::Endpoint;
+use crate::time::{Duration, Instant};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use tidegate_wire::coap::Token;
+
+/// How long a message id may come again: EXCHANGE_LIFETIME with the default parameters (RFC 7252, 4.8.2).
+pub(super) const EXCHANGE_LIFETIME: Duration = Duration::from_secs(247);
+
+/// Where an exchange stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// A CON whose message is not safe yet; nothing has been answered. Due when the empty ACK must go.
+    Pending,
+    /// The empty ACK has gone, the message is not safe yet.
+    Acknowledged,
+    /// Safe; the separate response waits for another one to the same peer (NSTART 1).
+    Queued,
+    /// The separate response has been sent and is not acknowledged. Due when it must go again.
+    Responding {
+        /// Its own message id.
+        message_id: u16,
+        /// How often it has been sent again.
+        repeats: u8,
+        /// How long the last wait is.
+        wait: Duration,
+    },
+    /// Over; the answer was 2.04 in the ACK, and is again when the request comes again.
+    Changed,
+    /// Over; the separate response has arrived.
+    Delivered,
+    /// Over; refused with 5.03 and this Max-Age in seconds, which holds for a repetition too: the device has been
+    /// told to send anew, and a late copy of the old datagram must not be taken beside it.
+    Unavailable(u32),
+    /// Over; nothing is answered to a repetition: a NON, or a CON whose message id the device has used anew since.
+    Silent,
+}
+
+impl State {
+    fn in_progress(self) -> bool {
+        matches!(self, Self::Pending | Self::Acknowledged | Self::Queued | Self::Responding { .. })
+    }
+}
+
+/// One request and what became of it.
+#[derive(Clone, Debug)]
+pub(super) struct Exchange {
+    pub(super) number: u64,
+    pub(super) message_id: u16,
+    fingerprint: u64,
+    pub(super) token: Token,
+    started: Instant,
+    state: State,
+    due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Peer {
+    endpoint: Endpoint,
+    /// In the order of their beginning.
+    exchanges: VecDeque<Exchange>,
+    in_progress: usize,
+    /// When the newest exchange may be forgotten, and the peer with it.
+    expires: Instant,
+    next_message_id: u16,
+}
+
+/// A request about to be remembered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct New {
+    pub(super) message_id: u16,
+    /// A hash of the whole datagram: a rebooted device that uses a message id anew sends something else with it.
+    pub(super) fingerprint: u64,
+    pub(super) token: Token,
+    pub(super) state: State,
+    pub(super) due: Option<Instant>,
+    /// The first message id of our own for this peer, should it be new.
+    pub(super) first_message_id: u16,
+}
+
+/// An exchange: its peer's place in the table, and its number, which is never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Key {
+    slot: usize,
+    number: u64,
+}
+
+/// Why a request cannot be remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Full {
+    /// This peer has too many requests in progress.
+    Peer,
+    /// All peers that are remembered have requests in progress.
+    Table,
+}
+
+/// All exchanges.
+#[derive(Debug)]
+pub(super) struct Table {
+    peers_max: usize,
+    exchanges_max: usize,
+    slots: Vec<Option<Peer>>,
+    free: Vec<usize>,
+    by_endpoint: BTreeMap<Endpoint, usize>,
+    /// Peers with nothing in progress, by when they may be forgotten.
+    idle: BTreeSet<(Instant, usize)>,
+    /// What is due; each exchange at most once.
+    due: BTreeSet<(Instant, Key)>,
+    next_number: u64,
+}
+
+impl Table {
+    pub(super) fn new(peers_max: usize, exchanges_max: usize) -> Self {
+        let mut table = Self {
+            peers_max,
+            exchanges_max,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_endpoint: BTreeMap::new(),
+            idle: BTreeSet::new(),
+            due: BTreeSet::new(),
+            next_number: 0,
+        };
+        table.resize(peers_max, exchanges_max);
+        table
+    }
+
+    /// Changes the bounds; what is too much is forgotten as new exchanges come.
+    pub(super) fn resize(&mut self, peers_max: usize, exchanges_max: usize) {
+        self.peers_max = peers_max.max(1);
+        self.exchanges_max = exchanges_max.max(1);
+    }
+
+    pub(super) fn peers(&self) -> usize {
+        self.by_endpoint.len()
+    }
+
+    fn peer(&self, slot: usize) -> Option<&Peer> {
+        self.slots.get(slot)?.as_ref()
+    }
+
+    fn peer_mut(&mut self, slot: usize) -> Option<&mut Peer> {
+        self.slots.get_mut(slot)?.as_mut()
+    }
+
+    pub(super) fn get(&self, key: Key) -> Option<(Endpoint, &Exchange, State)> {
+        let peer = self.peer(key.slot)?;
+        let exchange = peer.exchanges.iter().find(|exchange| exchange.number == key.number)?;
+        Some((peer.endpoint, exchange, exchange.state))
+    }
+
+    /// The exchange that this datagram is a repetition of.
+    pub(super) fn find(
+        &self,
+        now: Instant,
+        endpoint: Endpoint,
+        message_id: u16,
+        fingerprint: u64,
+    ) -> Option<Key> {
+        let slot = *self.by_endpoint.get(&endpoint)?;
+        let exchange = self.peer(slot)?.exchanges.iter().find(|exchange| {
+            exchange.message_id == message_id
+                && exchange.fingerprint == fingerprint
+                && (exchange.state.in_progress() || now.since(exchange.started) < EXCHANGE_LIFETIME)
+        })?;
+        Some(Key { slot, number: exchange.number })
+    }
+
+    /// The exchange whose separate response has this message id.
+    pub(super) fn responding(&self, endpoint: Endpoint, id: u16) -> Option<Key> {
+        let slot = *self.by_endpoint.get(&endpoint)?;
+        let exchange = self.peer(slot)?.exchanges.iter().find(
+            |exchange| matches!(exchange.state, State::Responding { message_id, .. } if message_id == id),
+        )?;
+        Some(Key { slot, number: exchange.number })
+    }
+
+    /// Remembers a request, and forgets older ones where the bounds demand it.
+    pub(super) fn open(&mut self, now: Instant, endpoint: Endpoint, new: New) -> Result<Key, Full> {
+        let slot = match self.by_endpoint.get(&endpoint) {
+            Some(slot) => *slot,
+            None => self.admit(now, endpoint, new.first_message_id)?,
+        };
+        let exchanges_max = self.exchanges_max;
+        let number = self.next_number;
+        let key = Key { slot, number };
+        let peer = self.slots.get_mut(slot).and_then(Option::as_mut).ok_or(Full::Table)?;
+        while peer.exchanges.len() >= exchanges_max {
+            let oldest = peer.exchanges.iter().position(|exchange| !exchange.state.in_progress());
+            peer.exchanges.remove(oldest.ok_or(Full::Peer)?);
+        }
+        self.next_number += 1;
+        // A device that uses a message id anew has rebooted: an answer to the old request with that id would be taken
+        // for the answer to the new one.
+        let overtaken: Vec<Key> = peer
+            .exchanges
+            .iter()
+            .filter(|old| {
+                old.message_id == new.message_id && matches!(old.state, State::Pending | State::Acknowledged)
+            })
+            .map(|old| Key { slot, number: old.number })
+            .collect();
+        peer.exchanges.push_back(Exchange {
+            number,
+            message_id: new.message_id,
+            fingerprint: new.fingerprint,
+            token: new.token,
+            started: now,
+            // `set` below counts it in.
+            state: State::Silent,
+            due: None,
+        });
+        let expired = core::mem::replace(&mut peer.expires, now.after(EXCHANGE_LIFETIME));
+        if peer.in_progress == 0 {
+            let expires = peer.expires;
+            self.idle.remove(&(expired, slot));
+            self.idle.insert((expires, slot));
+        }
+        for old in overtaken {
+            self.set(old, State::Silent, None);
+        }
+        self.set(key, new.state, new.due);
+        Ok(key)
+    }
+
+    fn admit(&mut self, now: Instant, endpoint: Endpoint, next_message_id: u16) -> Result<usize, Full> {
+        while self.by_endpoint.len() >= self.peers_max {
+            let (_, oldest) = *self.idle.first().ok_or(Full::Table)?;
+            self.forget(oldest);
+        }
+        let expires = now.after(EXCHANGE_LIFETIME);
+        let peer = Peer { endpoint, exchanges: VecDeque::new(), in_progress: 0, expires, next_message_id };
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(None);
+                self.slots.len() - 1
+            }
+        };
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(peer);
+        }
+        self.by_endpoint.insert(endpoint, slot);
+        self.idle.insert((expires, slot));
+        Ok(slot)
+    }
+
+    /// Only for peers with nothing in progress, so that nothing of theirs is due.
+    fn forget(&mut self, slot: usize) {
+        if let Some(peer) = self.slots.get_mut(slot).and_then(Option::take) {
+            self.by_endpoint.remove(&peer.endpoint);
+            self.idle.remove(&(peer.expires, slot));
+            self.free.push(slot);
+        }
+    }
+
+    /// Moves an exchange on.
+    pub(super) fn set(&mut self, key: Key, state: State, due: Option<Instant>) {
+        let Some(peer) = self.slots.get_mut(key.slot).and_then(Option::as_mut) else { return };
+        let Some(exchange) = peer.exchanges.iter_mut().find(|exchange| exchange.number == key.number) else {
+            return;
+        };
+        if let Some(due) = core::mem::replace(&mut exchange.due, due) {
+            self.due.remove(&(due, key));
+        }
+        if let Some(due) = due {
+            self.due.insert((due, key));
+        }
+        let before = core::mem::replace(&mut exchange.state, state).in_progress();
+        match (before, state.in_progress()) {
+            (false, true) => {
+                if peer.in_progress == 0 {
+                    self.idle.remove(&(peer.expires, key.slot));
+                }
+                peer.in_progress += 1;
+            }
+            (true, false) => {
+                peer.in_progress = peer.in_progress.saturating_sub(1);
+                if peer.in_progress == 0 {
+                    self.idle.insert((peer.expires, key.slot));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a separate response to this exchange's peer is not acknowledged yet (NSTART 1; RFC 7252, 4.7).
+    pub(super) fn peer_is_busy(&self, key: Key) -> bool {
+        self.peer(key.slot).is_some_and(|peer| {
+            peer.exchanges.iter().any(|exchange| matches!(exchange.state, State::Responding { .. }))
+        })
+    }
+
+    /// The oldest exchange of the same peer whose separate response waits for its turn.
+    pub(super) fn queued_beside(&self, key: Key) -> Option<Key> {
+        let peer = self.peer(key.slot)?;
+        let exchange = peer.exchanges.iter().find(|exchange| exchange.state == State::Queued)?;
+        Some(Key { slot: key.slot, number: exchange.number })
+    }
+
+    /// All exchanges whose separate response waits for its turn.
+    pub(super) fn queued(&self) -> Vec<Key> {
+        let peers = self.slots.iter().enumerate().filter_map(|(slot, peer)| Some((slot, peer.as_ref()?)));
+        peers
+            .flat_map(|(slot, peer)| {
+                let queued = peer.exchanges.iter().filter(|exchange| exchange.state == State::Queued);
+                queued.map(move |exchange| Key { slot, number: exchange.number })
+            })
+            .collect()
+    }
+
+    /// The next message id of our own for this exchange's peer.
+    pub(super) fn own_message_id(&mut self, key: Key) -> Option<u16> {
+        let peer = self.peer_mut(key.slot)?;
+        let id = peer.next_message_id;
+        peer.next_message_id = id.wrapping_add(1);
+        Some(id)
+    }
+
+    /// The next exchange for which the time has come.
+    pub(super) fn due(&self, now: Instant) -> Option<Key> {
+        self.due.first().filter(|(due, _)| *due <= now).map(|(_, key)| *key)
+    }
+
+    /// Forgets peers that nothing can come from again.
+    pub(super) fn expire(&mut self, now: Instant) {
+        while let Some((expires, slot)) = self.idle.first().copied() {
+            if expires > now {
+                break;
+            }
+            self.forget(slot);
+        }
+    }
+
+    /// When time alone will matter.
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        let due = self.due.first().map(|(due, _)| *due);
+        let expires = self.idle.first().map(|(expires, _)| *expires);
+        due.into_iter().chain(expires).min()
+    }
+}
