@@ -1,8 +1,24 @@
 //! The configuration as meant: checked, complete, every default filled in. What the operator wrote, with its
 //! line and column, stands in `config/`; nothing outside that folder sees it.
 
+mod environment;
+mod limits;
+mod mistake;
+mod read;
+mod routes;
+mod schema;
+mod secret;
+mod upstreams;
+mod value;
+mod written;
+
+pub use environment::Environment;
+pub use mistake::{Mistake, Mistakes, Place, Severity};
+
+use read::Report;
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_engine::event::{Anonymous, Durability};
 use tidegate_engine::id::GatewayId;
@@ -10,7 +26,7 @@ use tidegate_engine::limits::Limits;
 use tidegate_engine::topic::Filter;
 
 /// Everything that `run` needs to know.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `gateway.id`.
     pub gateway: GatewayId,
@@ -30,10 +46,77 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// The engine's bounds, with `spool.max_size` in `spool_bytes`.
     pub limits: Limits,
+    /// What should be looked at and does not stop the start; for the log.
+    pub warnings: Vec<Mistake>,
+}
+
+/// The largest configuration that is read, in bytes: room for ten thousand routes.
+const CONFIG_BYTES: u64 = 1 << 20;
+
+/// Reads the configuration of this process: from `file`, or the defaults without one. Relative paths in a file
+/// are relative to the file; without a file, to the working directory.
+///
+/// # Errors
+/// [`Mistakes`]: everything that is wrong, not just the first thing.
+pub fn load(file: Option<&Path>) -> Result<Config, Mistakes> {
+    let environment = Environment::of_process();
+    let Some(file) = file else {
+        return parse("", None, &environment);
+    };
+    let mut bytes = Vec::new();
+    let refused = |what: String, right: &str| {
+        let report = Report::new(Some(file), "");
+        report.error(None, what, right);
+        Err(Mistakes(report.into_found()))
+    };
+    let opened = std::fs::File::open(file);
+    if let Err(error) = opened.and_then(|file| file.take(CONFIG_BYTES + 1).read_to_end(&mut bytes)) {
+        return refused(
+            format!("the configuration cannot be read: {error}"),
+            "name a file that this user may read; without --config the gateway starts with its defaults",
+        );
+    }
+    if bytes.len() as u64 > CONFIG_BYTES {
+        return refused(
+            "the configuration is too large".to_owned(),
+            "it has 1 MiB at the most; is this the right file?",
+        );
+    }
+    match String::from_utf8(bytes) {
+        Ok(source) => parse(&source, Some(file), &environment),
+        Err(error) => {
+            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|b| *b == b'\n').count();
+            refused(format!("line {line} is not UTF-8"), "save the file as UTF-8 text")
+        }
+    }
+}
+
+/// Reads a configuration's text, as it would stand in `file`, in the given surroundings.
+///
+/// # Errors
+/// [`Mistakes`]: everything that is wrong. Faults of TOML itself stop before the meaning is looked at.
+pub fn parse(source: &str, file: Option<&Path>, environment: &Environment) -> Result<Config, Mistakes> {
+    let report = Report::new(file, source);
+    let (document, faults) = toml::de::DeTable::parse_recoverable(source);
+    for fault in &faults {
+        report.error(fault.span(), format!("this is not TOML: {}", fault.message()), "see https://toml.io");
+    }
+    let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
+    let config = match faults.is_empty() {
+        true => written::config(&report, &document, base, environment),
+        false => None,
+    };
+    let found = report.into_found();
+    match config {
+        Some(config) if found.iter().all(|mistake| mistake.severity == Severity::Warning) => {
+            Ok(Config { warnings: found, ..config })
+        }
+        _ => Err(Mistakes(found)),
+    }
 }
 
 /// An upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Its name.
     pub name: String,
@@ -44,7 +127,7 @@ pub struct Upstream {
 }
 
 /// The kinds of upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamKind {
     /// `kind = "amqp"`: AMQP 0-9-1.
     Amqp(Amqp),
@@ -53,7 +136,7 @@ pub enum UpstreamKind {
 }
 
 /// An AMQP 0-9-1 broker, or several of one cluster.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Amqp {
     /// `urls`: tried in turn, beginning with the first. `amqp://` or `amqps://`, without credentials.
     pub urls: Vec<String>,
@@ -106,7 +189,7 @@ pub struct File {
 }
 
 /// A route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// `name`; by default `UPSTREAM:TOPIC`.
     pub name: String,

@@ -1,0 +1,170 @@
+//! Every key that a configuration may have: those that work, and those that are named already and do not work yet.
+//! What their values mean stands where they are read.
+
+/// A key of a table.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    /// `None` when it works; otherwise it is refused, with what to do meanwhile.
+    pub(super) not_yet: Option<&'static str>,
+}
+
+const fn key(name: &'static str) -> Key {
+    Key { name, not_yet: None }
+}
+
+const fn later(name: &'static str, meanwhile: &'static str) -> Key {
+    Key { name, not_yet: Some(meanwhile) }
+}
+
+/// A table and its keys. `*` in its path stands for a name that the operator chooses.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) path: &'static str,
+    pub(super) keys: &'static [Key],
+}
+
+impl Table {
+    /// What to say of a key that is unknown here because it belongs to another kind of upstream.
+    pub(super) fn elsewhere(&self, name: &str) -> Option<&'static str> {
+        let has = |table: &Table| !std::ptr::eq(table, self) && table.keys.iter().any(|key| key.name == name);
+        match self.path {
+            path if path == UPSTREAM_AMQP.path && has(&UPSTREAM_AMQP) => {
+                Some("it belongs to upstreams of kind \"amqp\"")
+            }
+            path if path == UPSTREAM_AMQP.path && has(&UPSTREAM_FILE) => {
+                Some("it belongs to upstreams of kind \"file\"")
+            }
+            _ => None,
+        }
+    }
+}
+
+const LEAVE_OUT: &str = "leave it out";
+
+pub(super) const ROOT: Table = Table {
+    path: "",
+    keys: &[
+        key("gateway"),
+        key("mqtt"),
+        key("coap"),
+        later("serial", "leave it out; devices on serial lines cannot be connected yet"),
+        key("admin"),
+        key("spool"),
+        key("upstream"),
+        key("route"),
+        later("device", "leave it out; every device may publish under every topic for now"),
+        key("access"),
+        key("limits"),
+    ],
+};
+
+pub(super) const GATEWAY: Table =
+    Table { path: "gateway", keys: &[key("id"), key("data_dir"), later("devices", LEAVE_OUT)] };
+
+pub(super) const MQTT: Table = Table {
+    path: "mqtt",
+    keys: &[
+        key("listen"),
+        later("tls", "leave it out and keep `mqtt.listen` on a trusted network"),
+        later("websocket", LEAVE_OUT),
+    ],
+};
+
+pub(super) const COAP: Table = Table {
+    path: "coap",
+    keys: &[
+        key("listen"),
+        later("dtls", "leave it out and keep `coap.listen` on a trusted network"),
+        later("tcp", LEAVE_OUT),
+    ],
+};
+
+pub(super) const ADMIN: Table = Table { path: "admin", keys: &[key("listen"), key("anonymous")] };
+
+/// `retain` and `when_full` are taken with the one value that says what this version does.
+pub(super) const SPOOL: Table =
+    Table { path: "spool", keys: &[key("max_size"), key("retain"), key("when_full")] };
+
+pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous")] };
+
+pub(super) const UPSTREAM_AMQP: Table = Table {
+    path: "upstream.*",
+    keys: &[
+        key("kind"),
+        key("window"),
+        key("urls"),
+        key("username"),
+        key("password_file"),
+        key("exchange"),
+        key("heartbeat"),
+        key("connect_timeout"),
+        key("reconnect_max"),
+        later("commands", "leave it out; commands to devices are not carried yet"),
+    ],
+};
+
+pub(super) const UPSTREAM_FILE: Table = Table {
+    path: "upstream.*",
+    keys: &[
+        key("kind"),
+        key("window"),
+        key("path"),
+        key("max_size"),
+        key("keep"),
+        later("commands", "leave it out; commands to devices are not carried yet"),
+    ],
+};
+
+pub(super) const EXCHANGE: Table =
+    Table { path: "upstream.*.exchange", keys: &[key("name"), key("type"), key("durable"), key("declare")] };
+
+pub(super) const ROUTE: Table = Table {
+    path: "route",
+    keys: &[
+        key("name"),
+        key("topic"),
+        key("upstream"),
+        key("routing_key"),
+        key("durability"),
+        key("spill_after"),
+        key("priority"),
+        later("expires_after", "leave it out; messages do not expire"),
+    ],
+};
+
+pub(super) const LIMITS: Table = Table {
+    path: "limits",
+    keys: &[
+        key("connections"),
+        key("connections_per_address"),
+        key("connections_unauthenticated"),
+        key("connect_timeout"),
+        key("packet_size"),
+        key("receive_maximum"),
+        key("keep_alive_max"),
+        key("sessions"),
+        key("session_expiry_max"),
+        key("subscriber_messages"),
+        key("subscriber_size"),
+        key("unsafe_size"),
+        key("confirm_timeout"),
+        key("upstream_attempts"),
+    ],
+};
+
+/// Every table that holds values.
+#[cfg(test)]
+pub(super) const TABLES: &[&Table] = &[
+    &GATEWAY,
+    &MQTT,
+    &COAP,
+    &ADMIN,
+    &SPOOL,
+    &ACCESS,
+    &UPSTREAM_AMQP,
+    &UPSTREAM_FILE,
+    &EXCHANGE,
+    &ROUTE,
+    &LIMITS,
+];

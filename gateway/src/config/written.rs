@@ -1,0 +1,246 @@
+//! Turns the tables that the operator wrote into the configuration as meant, with every default.
+//! The tables of upstreams, routes and limits are read beside this file.
+
+use super::environment::Environment;
+use super::mistake::quoted;
+use super::read::{Report, Section, Span};
+use super::value::{self, Wrong, address, wrong};
+use super::{Config, limits, routes, schema, upstreams};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use tidegate_engine::event::Anonymous;
+use tidegate_engine::id::GatewayId;
+use toml::Spanned;
+use toml::de::DeTable;
+
+/// Addresses of one protocol's listener: more are a slip of the pen.
+const LISTEN_ADDRESSES: usize = 16;
+const MQTT_DEFAULT: &str = "127.0.0.1:1883";
+const COAP_DEFAULT: &str = "127.0.0.1:5683";
+const ADMIN_DEFAULT: &str = "127.0.0.1:8080";
+/// Below `gateway.data_dir`'s base when neither the operator nor systemd names a place.
+const DATA_DIR_DEFAULT: &str = "tidegate-data";
+/// The id of a gateway whose host has no name of its own.
+const ID_DEFAULT: &str = "tidegate";
+
+pub(super) const ANONYMOUS: &[(&str, Anonymous)] = &[
+    ("never", Anonymous::Never),
+    ("loopback", Anonymous::Loopback),
+    ("insecure-everywhere", Anonymous::Everywhere),
+];
+
+/// Reads the whole document. `None` when something is so wrong that there is nothing to return;
+/// what is wrong stands in the report.
+pub(super) fn config(
+    report: &Report<'_>,
+    document: &Spanned<DeTable<'_>>,
+    base: &Path,
+    environment: &Environment,
+) -> Option<Config> {
+    let root =
+        Section::new(report, &schema::ROOT, String::new(), Some(document.get_ref()), Some(document.span()));
+
+    let gateway = root.section(&schema::GATEWAY);
+    let id = gateway_id(&gateway, environment);
+    let data_dir = match gateway.get("data_dir", path(base)) {
+        Some(dir) => dir.into_inner(),
+        None => environment.state.clone().unwrap_or_else(|| base.join(DATA_DIR_DEFAULT)),
+    };
+
+    let (mqtt_listen, coap_listen, admin_listen) = listeners(&root);
+    let mut limits = limits::limits(&root.section(&schema::LIMITS));
+    let anonymous = anonymous(&root, &mqtt_listen, &coap_listen, admin_listen.as_ref());
+    spool(&root, &mut limits);
+
+    let upstreams = upstreams::upstreams(&root, base, &data_dir, environment);
+    let routes = routes::routes(&root, &upstreams, &limits);
+    let upstreams = upstreams.into_iter().map(|(_, _, upstream)| upstream).collect::<Option<Vec<_>>>();
+
+    let plain = |listen: Vec<Listener>| listen.into_iter().map(|listener| listener.address).collect();
+    Some(Config {
+        gateway: id?,
+        data_dir,
+        mqtt_listen: plain(mqtt_listen),
+        coap_listen: plain(coap_listen),
+        admin_listen: admin_listen.map(|listener| listener.address),
+        anonymous,
+        upstreams: upstreams?,
+        routes: routes?,
+        limits,
+        warnings: Vec::new(),
+    })
+}
+
+/// A path, relative to `base`.
+pub(super) fn path(base: &Path) -> impl Fn(&toml::de::DeValue<'_>) -> Result<PathBuf, Wrong> {
+    move |value| {
+        let text = value::text(value)?;
+        if text.is_empty() || text.contains('\0') {
+            return wrong("this is not a path", "write a path, or leave the key out");
+        }
+        Ok(base.join(text))
+    }
+}
+
+fn gateway_id(section: &Section<'_>, environment: &Environment) -> Option<GatewayId> {
+    let written = section.get("id", |value| {
+        let text = value::text(value)?;
+        GatewayId::new(&text).or_else(|error| {
+            wrong(format!("{} is not a gateway id", quoted(&text)), format!("{error}, like \"site-a\""))
+        })
+    });
+    if let Some(id) = written {
+        return Some(id.into_inner());
+    }
+    environment.gateway_id().or_else(|| {
+        if section.at("id").is_none() {
+            section.report.warning(
+                section.span.clone(),
+                format!("this host has no name, so the gateway is called `{ID_DEFAULT}`"),
+                "give it an `id` under [gateway]: message ids of two gateways with one name can be alike",
+            );
+        }
+        GatewayId::new(ID_DEFAULT).ok()
+    })
+}
+
+/// An address to listen on; without a place when it is the default.
+#[derive(Clone, Debug)]
+struct Listener {
+    key: &'static str,
+    address: SocketAddr,
+    span: Option<Span>,
+}
+
+fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Listener>, Option<Listener>) {
+    let many = |section: Section<'_>, key, default: &str| -> Vec<Listener> {
+        match section.list("listen", LISTEN_ADDRESSES, address) {
+            Some(written) => written
+                .into_iter()
+                .map(|at| Listener { key, address: *at.get_ref(), span: Some(at.span()) })
+                .collect(),
+            None => {
+                default.parse().map(|address| Listener { key, address, span: None }).into_iter().collect()
+            }
+        }
+    };
+    let mqtt = many(root.section(&schema::MQTT), "mqtt.listen", MQTT_DEFAULT);
+    let coap = many(root.section(&schema::COAP), "coap.listen", COAP_DEFAULT);
+
+    let section = root.section(&schema::ADMIN);
+    let written = section.get("listen", |value| match value.as_str() {
+        Some("") => Ok(None),
+        _ => address(value).map(Some),
+    });
+    let key = "admin.listen";
+    let admin = match written {
+        Some(at) => {
+            let span = Some(at.span());
+            at.into_inner().map(|address| Listener { key, address, span })
+        }
+        None => ADMIN_DEFAULT.parse().map(|address| Listener { key, address, span: None }).ok(),
+    };
+
+    // TCP and UDP have ports of their own.
+    let tcp: Vec<&Listener> = mqtt.iter().chain(&admin).collect();
+    let udp: Vec<&Listener> = coap.iter().collect();
+    for listeners in [tcp, udp] {
+        for (i, listener) in listeners.iter().enumerate() {
+            let other = listeners.iter().take(i).find(|other| collide(other.address, listener.address));
+            if let Some(other) = other {
+                root.report.error(
+                    listener.span.clone().or_else(|| other.span.clone()),
+                    format!(
+                        "`{}` and `{}` both listen on port {}",
+                        other.key,
+                        listener.key,
+                        other.address.port()
+                    ),
+                    "give each a port of its own, or leave one out",
+                );
+            }
+        }
+    }
+    (mqtt, coap, admin)
+}
+
+/// Whether the second address cannot be bound because of the first. Port 0 is a free one of the kernel's choice.
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() != 0
+        && one.port() == other.port()
+        && one.is_ipv4() == other.is_ipv4()
+        && (one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified())
+}
+
+/// P8: a listener that other hosts can reach needs authentication, or the operator's word.
+fn anonymous(
+    root: &Section<'_>,
+    mqtt: &[Listener],
+    coap: &[Listener],
+    admin: Option<&Listener>,
+) -> Anonymous {
+    let section = root.section(&schema::ACCESS);
+    let written = section.get("anonymous", value::word(ANONYMOUS));
+    let anonymous = written.as_ref().map_or(Anonymous::Loopback, |at| *at.get_ref());
+    let remote = |listener: &&Listener| !listener.address.ip().to_canonical().is_loopback();
+
+    if anonymous != Anonymous::Everywhere {
+        for listener in mqtt.iter().chain(coap).filter(remote) {
+            root.report.error(
+                listener.span.clone(),
+                format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
+                "listen on 127.0.0.1; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` \
+                 under [access] (this version has no credentials for devices yet)",
+            );
+        }
+    }
+    if anonymous == Anonymous::Never
+        && let Some(at) = written
+    {
+        root.report.warning(
+            Some(at.span()),
+            "no device can connect: this version has no credentials for devices yet",
+            "write \"loopback\" to let in devices and programs on this host",
+        );
+    }
+
+    // The page shows topics and device names, and its words stay apart from the devices':
+    // who opens the gateway to devices has not opened its inside.
+    let section = root.section(&schema::ADMIN);
+    let open = section.get_or("anonymous", Anonymous::Loopback, value::word(&ANONYMOUS[1..]));
+    if open != Anonymous::Everywhere
+        && let Some(listener) = admin.filter(remote)
+    {
+        root.report.error(
+            listener.span.clone(),
+            format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
+            "listen on 127.0.0.1; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` \
+             under [admin]",
+        );
+    }
+    anonymous
+}
+
+fn spool(root: &Section<'_>, limits: &mut tidegate_engine::limits::Limits) {
+    let section = root.section(&schema::SPOOL);
+    // The lower end: SQLite's own pages and a group of commits must fit. The upper: 48-bit sizes in reports.
+    limits.spool_bytes = section.get_or("max_size", limits.spool_bytes, value::size(1 << 20..=1 << 44));
+    section.get("retain", |value| {
+        let longest = std::time::Duration::from_secs(u64::MAX / 1_000);
+        match value::duration(std::time::Duration::ZERO..=longest)(value)? {
+            std::time::Duration::ZERO => Ok(()),
+            _ => wrong(
+                "keeping delivered messages is not supported yet by this version",
+                "write \"0 s\", or leave it out",
+            ),
+        }
+    });
+    section.get("when_full", |value| match value::text(value)?.as_str() {
+        "refuse" => Ok(()),
+        other @ ("drop-oldest" | "drop-newest" | "thin") => wrong(
+            format!("`{other}` is not supported yet by this version"),
+            "write \"refuse\", or leave it out: devices are told to hold while the spool is full",
+        ),
+        other => wrong(format!("{} is not known here", quoted(other)), "write \"refuse\""),
+    });
+}
