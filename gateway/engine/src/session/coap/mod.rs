@@ -10,6 +10,8 @@ mod discovery;
 mod exchange;
 mod prng;
 mod reply;
+#[cfg(test)]
+mod tests;
 
 use super::{Incoming, Request};
 use crate::event::{Anonymous, Endpoint, Notice, Output, Setup};
