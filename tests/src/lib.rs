@@ -1,1 +1,3 @@
-//! placeholder
+//! What the tests share: contracts that several implementations are held to.
+
+pub mod store_contract;

@@ -386,6 +386,11 @@ pub enum RecordKind {
     InboundQos2 = 2,
 }
 
+impl RecordKind {
+    /// All of them, in order.
+    pub const ALL: [Self; 2] = [Self::Session, Self::InboundQos2];
+}
+
 /// A record's key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordKey {

@@ -1,5 +1,9 @@
 //! The durability contract: what the engine may rely on when the store says "committed".
-//! Implementations: [`sqlite`]. The tests hold every implementation to this contract, the simulation's disk too.
+//! Implementations: [`sqlite`], driven by [`writer`]. The tests hold every implementation to this contract, the simulation's
+//! disk too.
+
+pub mod sqlite;
+pub mod writer;
 
 use tidegate_engine::event::{Op, StoreFault};
 use tidegate_engine::id::{LaneId, Seq};
@@ -8,7 +12,10 @@ use tidegate_engine::message::Message;
 /// A place where messages are safe. Used from one thread.
 pub trait Store {
     /// Carries out all operations in one transaction and syncs it to the medium; after `Ok` they survive a power cut.
-    /// After an error none of them took effect, now or after a restart.
+    /// After an error none of them is in effect; only a crash before the next commit that succeeds may still bring out all of
+    /// them, as if its answer had been lost (a sync that fails may have written).
+    ///
+    /// Inserting a message that is there already is no fault.
     ///
     /// # Errors
     /// [`StoreFault::Full`] when inserts fail but deletes may succeed; [`StoreFault::Failed`] otherwise.
@@ -20,6 +27,20 @@ pub trait Store {
     /// # Errors
     /// [`StoreFault::Failed`] when the medium cannot be read.
     fn load(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, StoreFault>;
+
+    /// Gives each route, as a pair of its name and its upstream's, the lane that it has, or a new one, durably. For a reload:
+    /// lanes that are no longer used stay until the next start.
+    ///
+    /// # Errors
+    /// [`StoreFault::Failed`] when there are too many routes or the medium fails.
+    fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault>;
+
+    /// Housekeeping between two orders; `idle` when no order has come for a while. Returns whether there is something left
+    /// to do when idle. Whatever fails here shows in the next commit.
+    fn upkeep(&mut self, idle: bool) -> bool {
+        let _ = idle;
+        false
+    }
 }
 
 /// What [`Store::load`] found.
@@ -31,4 +52,24 @@ pub struct Page {
     pub damaged: u64,
     /// The last sequence number looked at, damaged rows included; `None` when the lane has nothing above `after`.
     pub upto: Option<Seq>,
+}
+
+/// The lanes of the configured routes, and what is left of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lanes {
+    /// The lane of each given route, in their order.
+    pub ids: Vec<LaneId>,
+    /// Lanes with messages whose route is no longer configured.
+    pub orphans: Vec<Orphan>,
+}
+
+/// A lane with messages whose route is no longer configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// The lane.
+    pub lane: LaneId,
+    /// Its route's name.
+    pub route: String,
+    /// The upstream that it led to.
+    pub upstream: String,
 }

@@ -1,0 +1,147 @@
+//! The store in SQLite: one file, one connection, one thread. WAL with `synchronous=FULL`, so that a commit is a sync; the rows of
+//! all lanes in one table by ascending keys, without a second index; a checksum a row. The parts:
+//! `open` (start), `dir` (directory, lock, epoch), `lanes`, `commit`, `load`, `row` (encoding), `space` and `ballast` (a full
+//! medium), `fault` (errors). Nobody else runs statements on the file.
+
+mod ballast;
+mod commit;
+mod dir;
+mod fault;
+mod lanes;
+mod load;
+mod open;
+mod row;
+mod space;
+
+pub use open::{OpenError, Opened, open};
+
+use super::{Lanes, Page, Store};
+use fault::Fault;
+use rusqlite::{Connection, TransactionBehavior};
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+use tidegate_engine::event::{Op, StoreFault};
+use tidegate_engine::id::{LaneId, Seq};
+
+/// SQLite's page, in bytes: that of the kernel and of most flash translation layers.
+const PAGE_BYTES: u64 = 4_096;
+
+/// How much room the store takes on the medium, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// The database's file at the most: beyond it inserts fail with [`StoreFault::Full`], and deletes do not.
+    pub file_bytes: u64,
+    /// The WAL from which on it is written back between two commits. It may pass this by one commit, and by more while another
+    /// program reads.
+    pub wal_bytes: u64,
+    /// Held back for a full medium: the WAL of what is deleted then.
+    pub ballast_bytes: u64,
+}
+
+impl Sizes {
+    /// For a spool of `spool_bytes` ([`Limits::spool_bytes`](tidegate_engine::limits::Limits::spool_bytes)): the engine's bound
+    /// comes first, and the file has room beside it for half-filled pages, dead letters and records.
+    #[must_use]
+    pub fn for_spool(spool_bytes: u64) -> Self {
+        Self {
+            file_bytes: spool_bytes.saturating_add(spool_bytes / 4).saturating_add(16 << 20),
+            // Written back in well under a second even by a slow card; long enough that rows which come and go
+            // between two write-backs share pages.
+            wal_bytes: 8 << 20,
+            // A whole WAL again, and the growth of the file by it.
+            ballast_bytes: 16 << 20,
+        }
+    }
+
+    fn file_pages(self) -> i64 {
+        i64::try_from((self.file_bytes / PAGE_BYTES).max(1)).unwrap_or(i64::MAX)
+    }
+}
+
+/// The store. While it lives, its data directory is locked. Made by [`open`].
+#[derive(Debug)]
+pub struct SqliteStore {
+    // In the order in which they are dropped: the lock last.
+    db: Connection,
+    names: BTreeMap<LaneId, String>,
+    space: space::Space,
+    _dir: dir::DataDir,
+}
+
+impl SqliteStore {
+    fn transact(&mut self, ops: &[Op]) -> Result<(), Fault> {
+        let tx = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        commit::apply(&tx, &self.names, ops)?;
+        Ok(tx.commit()?)
+    }
+}
+
+impl Store for SqliteStore {
+    fn commit(&mut self, ops: &[Op]) -> Result<(), StoreFault> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.space.look_for_room(&self.db)?;
+        match self.transact(ops) {
+            // At the bound of the file the answer is no. On a full medium there is something to be done, once.
+            Err(fault)
+                if fault.is_full()
+                    && (added_bytes(ops) == 0 || self.space.blames_medium(&self.db, added_bytes(ops))?) =>
+            {
+                self.space.medium_is_full(&self.db)?;
+                Ok(self.transact(ops)?)
+            }
+            done => Ok(done?),
+        }
+    }
+
+    fn load(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, StoreFault> {
+        let (page, damaged) = load::page(&self.db, lane, after, messages, bytes)?;
+        if !damaged.is_empty() {
+            load::move_away(&mut self.db, lane, &damaged)?;
+        }
+        Ok(page)
+    }
+
+    fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault> {
+        let state = lanes::assign(&mut self.db, routes, lanes::Unused::Keep)?;
+        if state.lanes.ids.len() != routes.len() {
+            return Err(StoreFault::Failed(OpenError::TooManyRoutes.to_string()));
+        }
+        self.names = state.names;
+        Ok(state.lanes)
+    }
+
+    fn upkeep(&mut self, idle: bool) -> bool {
+        match self.space.upkeep(&self.db, idle) {
+            Ok(more) => more,
+            Err(fault) if fault.is_full() => {
+                // Writing the WAL back makes the file grow; the room held back is for that.
+                if let Err(fault) = self.space.medium_is_full(&self.db) {
+                    tracing::warn!(%fault, "the medium is full");
+                }
+                false
+            }
+            Err(fault) => {
+                tracing::warn!(fault = ?StoreFault::from(fault), "writing the WAL back failed; it is tried again");
+                false
+            }
+        }
+    }
+}
+
+/// What a batch adds, in bytes; nothing for one that only takes away.
+fn added_bytes(ops: &[Op]) -> u64 {
+    let added = ops.iter().map(|op| match op {
+        Op::Insert { message, .. } | Op::Bury { message, .. } => message.footprint(),
+        Op::Put { key, value } => key.key.len() + value.len(),
+        Op::Forget { .. } | Op::Remove { .. } => 0,
+    });
+    added.sum::<usize>() as u64
+}
+
+/// The wall clock, for people who look into the tables.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
