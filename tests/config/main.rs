@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use tidegate::config::{self, Environment};
 
 mod meaning;
+mod shipped;
 
 fn surroundings() -> Environment {
     Environment { host: "gw-1".to_owned(), credentials: None, state: None }

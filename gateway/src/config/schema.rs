@@ -168,3 +168,50 @@ pub(super) const TABLES: &[&Table] = &[
     &ROUTE,
     &LIMITS,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::TABLES;
+
+    /// The keys of the shipped file, set or shown, each with its table's path.
+    fn shipped() -> Vec<(String, String)> {
+        let mut table = String::new();
+        let mut keys = Vec::new();
+        for line in include_str!("../../../config/tidegate.toml").lines() {
+            let line = line.strip_prefix('#').unwrap_or(line);
+            if let Some(header) = line.strip_prefix('[') {
+                table = header.trim_matches(['[', ']']).to_owned();
+                for name in ["upstream.file", "upstream.cloud"] {
+                    table = table.replace(name, "upstream.*");
+                }
+            } else if let Some((key, _)) = line.split_once(" = ")
+                && !key.contains(' ')
+            {
+                keys.push((table.clone(), key.to_owned()));
+            }
+        }
+        keys
+    }
+
+    #[test]
+    fn the_shipped_configuration_shows_every_key() {
+        let shipped = shipped();
+        for table in TABLES {
+            for key in table.keys.iter().filter(|key| key.not_yet.is_none()) {
+                let nested = TABLES.iter().any(|inner| inner.path == format!("{}.{}", table.path, key.name));
+                let shown = shipped.iter().any(|(path, name)| path == table.path && name == key.name);
+                assert!(shown || nested, "{}.{} is missing from config/tidegate.toml", table.path, key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn the_shipped_configuration_shows_no_other_key() {
+        for (path, name) in shipped() {
+            let known = |table: &&&super::Table| {
+                table.path == path && table.keys.iter().any(|key| key.name == name && key.not_yet.is_none())
+            };
+            assert!(TABLES.iter().any(|table| known(&table)), "{path}.{name} is not a key");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The configurations that ship with Tidegate are right, and say what the defaults are.
+
+use super::surroundings;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use tidegate::config::{Config, UpstreamKind, parse};
+
+fn shipped(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// Sets every key that is not set: takes the "#" off every line where no space follows it.
+fn uncommented(text: &str) -> String {
+    text.lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(key) if !key.is_empty() && !key.starts_with(' ') => key,
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n")
+}
+
+fn meant(text: &str, folder: &Path) -> Config {
+    std::fs::write(folder.join("cloud.password"), "guest\n").unwrap();
+    std::fs::set_permissions(folder.join("cloud.password"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    parse(text, Some(&folder.join("tidegate.toml")), &surroundings())
+        .unwrap_or_else(|wrong| panic!("{wrong}"))
+}
+
+#[test]
+fn the_shipped_configuration_means_the_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = meant(&shipped("tidegate.toml"), folder.path());
+    assert_eq!(shipped, meant("", folder.path()));
+    assert_eq!(shipped.warnings, []);
+}
+
+#[test]
+fn what_the_shipped_configuration_shows_as_a_default_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = meant(&uncommented(&shipped("tidegate.toml")), folder.path());
+    let least = "[upstream.file]\nkind = \"file\"\n[upstream.cloud]\nkind = \"amqp\"\n\
+                 [[route]]\ntopic = \"#\"\nupstream = \"file\"\n";
+    let least = meant(least, folder.path());
+    assert_eq!(all.upstreams, least.upstreams);
+    assert_eq!(all.limits, least.limits);
+    // Examples stand where the default is nothing.
+    assert_eq!(all.gateway.as_str(), "site-a");
+    assert_eq!(all.data_dir, PathBuf::from("/var/lib/tidegate"));
+    let mut routes = all.routes;
+    assert_eq!(routes[0].routing_key.take().as_deref(), Some("{topic}"));
+    assert_eq!(routes, least.routes);
+}
+
+#[test]
+fn the_rabbitmq_example_is_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = meant(&shipped("examples/rabbitmq.toml"), folder.path());
+    assert_eq!(config.warnings, []);
+    assert!(matches!(&config.upstreams[0].kind, UpstreamKind::Amqp(amqp) if amqp.username == "site-a"));
+    assert_eq!(
+        config.routes.iter().map(|route| route.name.as_str()).collect::<Vec<_>>(),
+        ["alarms", "readings"]
+    );
+}
