@@ -14,6 +14,7 @@ mod written;
 
 pub use environment::Environment;
 pub use mistake::{Mistake, Mistakes, Place, Severity};
+pub(crate) use value::{show_duration, show_size};
 
 use read::Report;
 use std::io::Read as _;
@@ -24,6 +25,7 @@ use tidegate_engine::event::{Anonymous, Durability};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::topic::Filter;
+use toml::de::DeTable;
 
 /// Everything that `run` needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,16 +61,35 @@ const CONFIG_BYTES: u64 = 1 << 20;
 /// # Errors
 /// [`Mistakes`]: everything that is wrong, not just the first thing.
 pub fn load(file: Option<&Path>) -> Result<Config, Mistakes> {
-    let environment = Environment::of_process();
+    parse(&source(file)?, file, &Environment::of_process())
+}
+
+/// Reads where the gateway's admin port is and nothing else, so that whoever may not read the passwords can still ask
+/// how the gateway is. `None` when it is switched off.
+///
+/// # Errors
+/// [`Mistakes`] when the file cannot be read, is not TOML, or has no proper address there.
+pub fn admin_listen(file: Option<&Path>) -> Result<Option<SocketAddr>, Mistakes> {
+    let source = source(file)?;
+    let report = Report::new(file, &source);
+    let address = document(&report, &source).and_then(|document| written::admin_listen(&report, &document));
+    match address {
+        Some(address) => Ok(address),
+        None => Err(Mistakes(report.into_found())),
+    }
+}
+
+/// The text of a configuration; without a file, the empty one.
+fn source(file: Option<&Path>) -> Result<String, Mistakes> {
     let Some(file) = file else {
-        return parse("", None, &environment);
+        return Ok(String::new());
     };
-    let mut bytes = Vec::new();
     let refused = |what: String, right: &str| {
         let report = Report::new(Some(file), "");
         report.error(None, what, right);
         Err(Mistakes(report.into_found()))
     };
+    let mut bytes = Vec::new();
     let opened = std::fs::File::open(file);
     if let Err(error) = opened.and_then(|file| file.take(CONFIG_BYTES + 1).read_to_end(&mut bytes)) {
         return refused(
@@ -82,13 +103,20 @@ pub fn load(file: Option<&Path>) -> Result<Config, Mistakes> {
             "it has 1 MiB at the most; is this the right file?",
         );
     }
-    match String::from_utf8(bytes) {
-        Ok(source) => parse(&source, Some(file), &environment),
-        Err(error) => {
-            let line = error.as_bytes()[..error.utf8_error().valid_up_to()].split(|b| *b == b'\n').count();
-            refused(format!("line {line} is not UTF-8"), "save the file as UTF-8 text")
-        }
+    String::from_utf8(bytes).or_else(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.split(|byte| *byte == b'\n').count();
+        refused(format!("line {line} is not UTF-8"), "save the file as UTF-8 text")
+    })
+}
+
+/// The tables of a text; `None` when it is not TOML, which is reported.
+fn document<'a>(report: &Report<'_>, source: &'a str) -> Option<toml::Spanned<DeTable<'a>>> {
+    let (document, faults) = DeTable::parse_recoverable(source);
+    for fault in &faults {
+        report.error(fault.span(), format!("this is not TOML: {}", fault.message()), "see https://toml.io");
     }
+    faults.is_empty().then_some(document)
 }
 
 /// Reads a configuration's text, as it would stand in `file`, in the given surroundings.
@@ -97,15 +125,9 @@ pub fn load(file: Option<&Path>) -> Result<Config, Mistakes> {
 /// [`Mistakes`]: everything that is wrong. Faults of TOML itself stop before the meaning is looked at.
 pub fn parse(source: &str, file: Option<&Path>, environment: &Environment) -> Result<Config, Mistakes> {
     let report = Report::new(file, source);
-    let (document, faults) = toml::de::DeTable::parse_recoverable(source);
-    for fault in &faults {
-        report.error(fault.span(), format!("this is not TOML: {}", fault.message()), "see https://toml.io");
-    }
     let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
-    let config = match faults.is_empty() {
-        true => written::config(&report, &document, base, environment),
-        false => None,
-    };
+    let document = document(&report, source);
+    let config = document.and_then(|document| written::config(&report, &document, base, environment));
     let found = report.into_found();
     match config {
         Some(config) if found.iter().all(|mistake| mistake.severity == Severity::Warning) => {

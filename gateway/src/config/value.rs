@@ -183,12 +183,12 @@ fn quantity(
 }
 
 /// Writes a size as the operator would: exactly, with the largest unit that divides it.
-pub(super) fn show_size(bytes: u64) -> String {
+pub(crate) fn show_size(bytes: u64) -> String {
     show(bytes, SIZE_UNITS.iter().take(5))
 }
 
 /// Writes a duration as the operator would: exactly, to the millisecond, with the largest unit that divides it.
-pub(super) fn show_duration(time: Duration) -> String {
+pub(crate) fn show_duration(time: Duration) -> String {
     show(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), DURATION_UNITS.iter())
 }
 

@@ -127,19 +127,7 @@ fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Listener>, Option<Listen
     let mqtt = many(root.section(&schema::MQTT), "mqtt.listen", MQTT_DEFAULT);
     let coap = many(root.section(&schema::COAP), "coap.listen", COAP_DEFAULT);
 
-    let section = root.section(&schema::ADMIN);
-    let written = section.get("listen", |value| match value.as_str() {
-        Some("") => Ok(None),
-        _ => address(value).map(Some),
-    });
-    let key = "admin.listen";
-    let admin = match written {
-        Some(at) => {
-            let span = Some(at.span());
-            at.into_inner().map(|address| Listener { key, address, span })
-        }
-        None => ADMIN_DEFAULT.parse().map(|address| Listener { key, address, span: None }).ok(),
-    };
+    let admin = admin(&root.section(&schema::ADMIN)).flatten();
 
     // TCP and UDP have ports of their own.
     let tcp: Vec<&Listener> = mqtt.iter().chain(&admin).collect();
@@ -162,6 +150,31 @@ fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Listener>, Option<Listen
         }
     }
     (mqtt, coap, admin)
+}
+
+/// Where the admin port is: `Some(None)` when it is switched off, `None` when it is wrong, which is reported.
+fn admin(section: &Section<'_>) -> Option<Option<Listener>> {
+    let key = "admin.listen";
+    if section.at("listen").is_none() {
+        return Some(ADMIN_DEFAULT.parse().map(|address| Listener { key, address, span: None }).ok());
+    }
+    let written = section.get("listen", |value| match value.as_str() {
+        Some("") => Ok(None),
+        _ => address(value).map(Some),
+    })?;
+    let span = Some(written.span());
+    Some(written.into_inner().map(|address| Listener { key, address, span }))
+}
+
+/// [`admin`] of a document whose other keys do not matter.
+pub(super) fn admin_listen(
+    report: &Report<'_>,
+    document: &Spanned<DeTable<'_>>,
+) -> Option<Option<SocketAddr>> {
+    let table = document.get_ref().get(schema::ADMIN.path);
+    let table = table.and_then(|value| value.get_ref().as_table());
+    let section = Section::new(report, &schema::ADMIN, schema::ADMIN.path.to_owned(), table, None);
+    admin(&section).map(|listener| listener.map(|listener| listener.address))
 }
 
 /// Whether the second address cannot be bound because of the first. Port 0 is a free one of the kernel's choice.

@@ -1,0 +1,83 @@
+//! `tidegate check`: what a configuration that is right means, in a few lines.
+
+use super::Exit;
+use crate::config::{Config, Route, Upstream, UpstreamKind, show_duration, show_size};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::Path;
+use tidegate_engine::event::{Anonymous, Durability};
+
+pub(super) fn show(
+    config: &Config,
+    file: Option<&Path>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<Exit> {
+    for warning in &config.warnings {
+        writeln!(err, "{warning}\n")?;
+    }
+    match file {
+        Some(file) => writeln!(out, "{} is well.", file.display())?,
+        None => writeln!(out, "The defaults are well (no --config was given).")?,
+    }
+    let spool = show_size(config.limits.spool_bytes);
+    writeln!(
+        out,
+        "  gateway   {}, data in {}, spool up to {spool}",
+        config.gateway,
+        config.data_dir.display()
+    )?;
+    writeln!(out, "  mqtt      {}", listeners(&config.mqtt_listen))?;
+    writeln!(out, "  coap      {}", listeners(&config.coap_listen))?;
+    writeln!(out, "  admin     {}", listeners(config.admin_listen.as_slice()))?;
+    let anonymous = match config.anonymous {
+        Anonymous::Never => "nobody without credentials",
+        Anonymous::Loopback => "this host without credentials",
+        Anonymous::Everywhere => "everybody, without credentials",
+    };
+    writeln!(out, "  access    {anonymous}")?;
+    for upstream in &config.upstreams {
+        writeln!(out, "  upstream  {}", describe(upstream))?;
+    }
+    for route in &config.routes {
+        writeln!(out, "  route     {}", path(route, config))?;
+    }
+    Ok(Exit::Well)
+}
+
+fn listeners(addresses: &[SocketAddr]) -> String {
+    match addresses {
+        [] => "off".to_owned(),
+        some => some.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn describe(upstream: &Upstream) -> String {
+    let Upstream { name, kind, window } = upstream;
+    match kind {
+        UpstreamKind::Amqp(amqp) => format!(
+            "{name}: AMQP 0-9-1 at {} as {}, exchange {:?} ({}), window {window}",
+            amqp.urls.join(", "),
+            amqp.username,
+            amqp.exchange.name,
+            amqp.exchange.kind,
+        ),
+        UpstreamKind::File(file) => format!(
+            "{name}: file {}, {} a file and {} older ones",
+            file.path.display(),
+            show_size(file.max_size),
+            file.keep
+        ),
+    }
+}
+
+fn path(route: &Route, config: &Config) -> String {
+    let upstream = config.upstreams.get(route.upstream).map_or("?", |upstream| upstream.name.as_str());
+    let durability = match route.durability {
+        Durability::Relay { spill_after } => {
+            format!("relayed, on disk after {}", show_duration(spill_after))
+        }
+        Durability::Disk => "on disk first".to_owned(),
+    };
+    format!("{}: {} to {upstream}, {durability}, priority {}", route.name, route.filter, route.priority)
+}
