@@ -5,3 +5,4 @@
 
 pub mod coap;
 pub mod mqtt;
+pub mod slipmux;
