@@ -2,7 +2,16 @@
 
 pub mod admin;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod connection;
+pub mod driver;
 pub mod inbox;
+pub mod listen;
+pub mod logging;
+pub mod notify;
+mod run;
 pub mod store;
 pub mod upstream;
+
+pub use run::{RunError, run};

@@ -1,6 +1,139 @@
 //! The administrator's side: health, metrics and status over HTTP, on loopback unless the operator says otherwise.
 //! It only looks: nothing here changes what the gateway does.
 
+mod http;
+mod metrics;
+mod process;
+mod rates;
 pub mod status;
 
 pub use status::Status;
+
+use crate::driver::{Handle, Snapshot};
+use crate::listen::admission::Admission;
+use rates::Rates;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use http::{bind, serve};
+
+/// A driver that has not answered for so long does not turn: it is not alive.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// What does not change while the gateway runs, and what is shared with others.
+#[derive(Debug)]
+pub struct About {
+    /// The gateway's id.
+    pub gateway: String,
+    /// Which life this is.
+    pub epoch: u64,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Connections refused before they were opened are counted there.
+    pub admission: Arc<Admission>,
+}
+
+/// Everything that can be looked at. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Admin(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    about: About,
+    driver: Handle,
+    started: Instant,
+    rates: Mutex<Rates>,
+    /// A configuration that was read again and could not be used, or needs a restart; in words.
+    reload_problem: Mutex<Option<String>>,
+}
+
+/// One look at everything.
+#[derive(Debug)]
+struct View {
+    status: Status,
+    snapshot: Box<Snapshot>,
+    connections_refused: u64,
+}
+
+impl Admin {
+    /// A view on a running driver.
+    #[must_use]
+    pub fn new(about: About, driver: Handle) -> Self {
+        Self(Arc::new(Inner {
+            about,
+            driver,
+            started: Instant::now(),
+            rates: Mutex::default(),
+            reload_problem: Mutex::default(),
+        }))
+    }
+
+    /// Says what is wrong with the configuration on the disk, or that nothing is.
+    pub fn set_reload_problem(&self, problem: Option<String>) {
+        *self.0.reload_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
+
+    /// Samples the rates for ever; dropping the future ends it.
+    pub async fn sample(self) {
+        let mut ticks = tokio::time::interval(rates::EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(snapshot) = self.0.driver.snapshot().await else {
+                return;
+            };
+            let mut rates = self.0.rates.lock().unwrap_or_else(PoisonError::into_inner);
+            rates.add(Instant::now(), &snapshot.stats);
+        }
+    }
+
+    /// The status, or `None` when the driver does not answer.
+    pub async fn status(&self) -> Option<Status> {
+        self.view().await.map(|view| view.status)
+    }
+
+    async fn view(&self) -> Option<View> {
+        let snapshot = tokio::time::timeout(ANSWER_WITHIN, self.0.driver.snapshot()).await.ok()??;
+        let about = &self.0.about;
+        let mut status = Status {
+            gateway: about.gateway.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: about.epoch,
+            uptime_seconds: self.0.started.elapsed().as_secs(),
+            clock_synchronised: snapshot.driver.clock_synchronised,
+            store: process::store(&about.data_dir),
+            process: process::read(),
+            ..Status::default()
+        };
+        status.fill(&snapshot.stats);
+        (status.messages.accepted_per_second, status.messages.confirmed_per_second) =
+            self.0.rates.lock().unwrap_or_else(PoisonError::into_inner).per_second();
+        status.ready = !snapshot.stats.holding && snapshot.driver.store_fault.is_none();
+        status.problems = self.problems(&snapshot);
+        Some(View { status, snapshot, connections_refused: about.admission.refused() })
+    }
+
+    fn problems(&self, snapshot: &Snapshot) -> Vec<String> {
+        let mut problems = Vec::new();
+        if let Some(fault) = &snapshot.driver.store_fault {
+            problems.push(format!("the store cannot write: {fault}"));
+        }
+        if snapshot.stats.holding {
+            problems.push("devices are told to hold: messages come faster than they can be made safe, or the spool is full".to_owned());
+        }
+        for upstream in &snapshot.stats.upstreams {
+            if !upstream.up {
+                problems
+                    .push(format!("upstream {} is not connected; messages wait on the disk", upstream.name));
+            } else if upstream.blocked {
+                problems
+                    .push(format!("upstream {} asks for a pause; messages wait on the disk", upstream.name));
+            }
+        }
+        if let Some(problem) = &*self.0.reload_problem.lock().unwrap_or_else(PoisonError::into_inner) {
+            problems.push(problem.clone());
+        }
+        problems
+    }
+}

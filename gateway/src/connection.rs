@@ -1,0 +1,118 @@
+//! A stream connection between the listener that accepted it and the driver that writes to it: the one hands the
+//! writing side over and keeps reading, the other says through the gate whether to read.
+
+use crate::inbox::{DriverGone, Inbox};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
+use tidegate_engine::event::{Input, Peer};
+use tidegate_engine::id::ConnId;
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
+
+/// New connections that may wait for the driver; listeners wait beyond that.
+const ATTACHING: usize = 64;
+
+/// The writing side of a connection, on its way to the driver.
+pub struct Connection {
+    /// Its number.
+    pub conn: ConnId,
+    /// Where the driver writes: plain TCP, TLS, WebSocket.
+    pub writer: Pin<Box<dyn AsyncWrite + Send>>,
+    /// How the driver tells the reader what to do.
+    pub gate: Arc<Gate>,
+}
+
+/// The listeners' way to the driver. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Entrance {
+    inbox: Inbox,
+    attach: mpsc::Sender<Connection>,
+    next: Arc<AtomicU64>,
+}
+
+impl Entrance {
+    /// An entrance into an inbox, and the driver's end of it.
+    #[must_use]
+    pub fn new(inbox: Inbox) -> (Self, mpsc::Receiver<Connection>) {
+        let (attach, attached) = mpsc::channel(ATTACHING);
+        let entrance = Self { inbox, attach, next: Arc::new(AtomicU64::new(1)) };
+        (entrance, attached)
+    }
+
+    /// Announces a connection: the driver gets the writing side before it hears of the connection.
+    ///
+    /// # Errors
+    /// [`DriverGone`] when nobody will take it.
+    pub async fn open(
+        &self,
+        address: SocketAddr,
+        writer: impl AsyncWrite + Send + 'static,
+    ) -> Result<(ConnId, Arc<Gate>), DriverGone> {
+        let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
+        let gate = Arc::new(Gate::default());
+        let connection = Connection { conn, writer: Box::pin(writer), gate: Arc::clone(&gate) };
+        self.attach.send(connection).await.map_err(|_| DriverGone)?;
+        let peer = Peer { address };
+        self.inbox.send(Input::Opened { conn, peer }).await?;
+        Ok((conn, gate))
+    }
+
+    /// Where everything else is reported.
+    #[must_use]
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+}
+
+/// What the reading side of a connection is to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Read and report.
+    #[default]
+    Read,
+    /// Leave in the kernel what comes: the peer's window closes.
+    Hold,
+    /// The writing side is finished: throw away what comes, for a moment, then drop the connection. Nothing is reported.
+    Linger,
+    /// Drop the connection. Nothing is reported.
+    Drop,
+}
+
+/// Carries the [`Mode`] from the driver to the reader.
+#[derive(Debug, Default)]
+pub struct Gate(Mutex<GateState>);
+
+#[derive(Debug, Default)]
+struct GateState {
+    mode: Mode,
+    reader: Option<Waker>,
+}
+
+impl Gate {
+    /// Sets the mode and wakes the reader.
+    pub fn set(&self, mode: Mode) {
+        let reader = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if state.mode == mode {
+                return;
+            }
+            state.mode = mode;
+            state.reader.take()
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// The mode, and a wake-up when it changes.
+    pub fn poll_mode(&self, cx: &Context<'_>) -> Mode {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            state.reader = Some(cx.waker().clone());
+        }
+        state.mode
+    }
+}

@@ -1,0 +1,119 @@
+//! What the engine tells an operator, as log lines with fields. Each kind that a peer can cause is limited in rate on its own,
+//! so that a flood of one hides none of the others.
+
+use crate::logging::Throttle;
+use std::collections::HashMap;
+use std::time::Instant;
+use tidegate_engine::event::{Notice, Setup, StoreFault};
+use tidegate_engine::id::LaneId;
+
+/// Logs notices.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    routes: HashMap<LaneId, String>,
+    connected: Throttle,
+    disconnected: Throttle,
+    refused: Throttle,
+    sessions_lost: Throttle,
+    buried: Throttle,
+    holding: Throttle,
+    dropped: Throttle,
+    store: Throttle,
+}
+
+impl Notices {
+    /// Learns the names of the routes.
+    pub(super) fn learn(&mut self, setup: &Setup) {
+        self.routes = setup.routes.iter().map(|r| (r.lane, r.name.clone())).collect();
+    }
+
+    fn route(&self, lane: LaneId) -> &str {
+        self.routes.get(&lane).map_or("unknown", String::as_str)
+    }
+
+    /// Writes one.
+    pub(super) fn log(&mut self, notice: &Notice) {
+        let now = Instant::now();
+        match notice {
+            Notice::Connected { device, conn, protocol } => {
+                if let Some(suppressed) = self.connected.allow(now) {
+                    tracing::info!(%device, conn = conn.0, protocol, suppressed, "connected");
+                }
+            }
+            Notice::Disconnected { device, conn, reason } => {
+                if let Some(suppressed) = self.disconnected.allow(now) {
+                    tracing::info!(%device, conn = conn.0, suppressed, "disconnected: {}", reason.escape_debug());
+                }
+            }
+            Notice::Refused { peer, reason } => {
+                if let Some(suppressed) = self.refused.allow(now) {
+                    tracing::warn!(%peer, suppressed, "refused: {}", reason.escape_debug());
+                }
+            }
+            Notice::Buried { id, lane, reason } => {
+                if let Some(suppressed) = self.buried.allow(now) {
+                    let (route, epoch, seq) = (self.route(*lane), id.epoch, id.seq.0);
+                    tracing::warn!(
+                        route,
+                        epoch,
+                        seq,
+                        suppressed,
+                        "a message went to the dead letters: {}",
+                        reason.escape_debug()
+                    );
+                }
+            }
+            Notice::SessionLost { client, reason } => {
+                if let Some(suppressed) = self.sessions_lost.allow(now) {
+                    tracing::error!(
+                        client,
+                        suppressed,
+                        "a stored session was lost and begins anew: {reason}"
+                    );
+                }
+            }
+            Notice::Damaged { lane, rows } => {
+                tracing::error!(
+                    route = self.route(*lane),
+                    rows,
+                    "stored messages were damaged and are lost; check the medium"
+                );
+            }
+            Notice::Holding { on, reason } => {
+                if let Some(suppressed) = self.holding.allow(now) {
+                    if *on {
+                        tracing::warn!(suppressed, "devices are told to hold: {reason}");
+                    } else {
+                        tracing::info!(suppressed, "devices may go on: {reason}");
+                    }
+                }
+            }
+            Notice::Store(fault) => {
+                if let Some(suppressed) = self.store.allow(now) {
+                    match fault {
+                        None => tracing::info!(suppressed, "the store works again"),
+                        Some(StoreFault::Full) => tracing::error!(
+                            suppressed,
+                            "the store is full: nothing new is acknowledged until messages leave or there is more room (spool.max_size, disk)"
+                        ),
+                        Some(StoreFault::Failed(why)) => {
+                            tracing::error!(
+                                suppressed,
+                                "the store failed, and nothing new is acknowledged until it works: {why}"
+                            );
+                        }
+                    }
+                }
+            }
+            Notice::Dropped { messages } => {
+                if let Some(suppressed) = self.dropped.allow(now) {
+                    tracing::warn!(
+                        messages,
+                        suppressed,
+                        "QoS 0 or NON messages were dropped because of an overload"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! How many stream connections there may be: in all, and from one address. Decided before a byte is read.
+//! (How many may stay without authentication is the engine's to count, as only it knows.)
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use tidegate_engine::limits::Limits;
+
+/// Counts connections and says whether one more may come.
+#[derive(Debug)]
+pub struct Admission(Mutex<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    most: usize,
+    most_per_address: usize,
+    open: usize,
+    refused: u64,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection may not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// `limits.connections`.
+    #[error("there are as many connections as the configuration allows (limits.connections)")]
+    All,
+    /// `limits.connections_per_address`.
+    #[error(
+        "this address has as many connections as the configuration allows (limits.connections_per_address)"
+    )]
+    Address,
+}
+
+/// The right to one connection; given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    admission: Arc<Admission>,
+    address: Option<IpAddr>,
+}
+
+impl Admission {
+    /// Counts from zero, with the bounds of `limits`.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Counts {
+            most: limits.connections,
+            most_per_address: limits.connections_per_address,
+            open: 0,
+            refused: 0,
+            by_address: HashMap::new(),
+        })))
+    }
+
+    /// Takes over new bounds. Connections that exceed them stay.
+    pub fn set_limits(&self, limits: &Limits) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.most = limits.connections;
+        counts.most_per_address = limits.connections_per_address;
+    }
+
+    /// Counter: connections refused.
+    pub fn refused(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).refused
+    }
+
+    /// Asks for one more connection.
+    ///
+    /// # Errors
+    /// [`Refusal`] when a bound is reached.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Refusal> {
+        let address = counted(address);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let refusal = if counts.open >= counts.most {
+            Some(Refusal::All)
+        } else if address
+            .is_some_and(|a| counts.by_address.get(&a).copied().unwrap_or(0) >= counts.most_per_address)
+        {
+            Some(Refusal::Address)
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            counts.refused += 1;
+            return Err(refusal);
+        }
+        counts.open += 1;
+        if let Some(address) = address {
+            *counts.by_address.entry(address).or_default() += 1;
+        }
+        drop(counts);
+        Ok(Permit { admission: Arc::clone(self), address })
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut counts = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.open = counts.open.saturating_sub(1);
+        let Some(address) = self.address else { return };
+        if let Some(count) = counts.by_address.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// What counts as one address: for IPv6 a /64, which is what one customer or one host gets and can fill at will.
+/// Loopback is not counted by address: there it is the machine's own programs (bridges, proxies, serial adapters).
+fn counted(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        _ if address.is_loopback() => None,
+        IpAddr::V4(_) => Some(address),
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            Some(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Admission, Refusal};
+    use std::net::IpAddr;
+    use tidegate_engine::limits::Limits;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn admission(connections: usize, connections_per_address: usize) -> std::sync::Arc<Admission> {
+        Admission::new(&Limits { connections, connections_per_address, ..Limits::default() })
+    }
+
+    #[test]
+    fn a_bound_holds_until_a_connection_goes() {
+        let admission = admission(2, 2);
+        let first = admission.admit(address("192.0.2.1")).unwrap();
+        let _second = admission.admit(address("192.0.2.2")).unwrap();
+        assert_eq!(admission.admit(address("192.0.2.3")).unwrap_err(), Refusal::All);
+        drop(first);
+        let _third = admission.admit(address("192.0.2.3")).unwrap();
+        assert_eq!(admission.refused(), 1);
+    }
+
+    #[test]
+    fn one_address_does_not_take_every_place() {
+        let admission = admission(10, 1);
+        let _held = [
+            admission.admit(address("2001:db8::1")).unwrap(),
+            admission.admit(address("127.0.0.1")).unwrap(),
+            admission.admit(address("127.0.0.1")).unwrap(),
+        ];
+        assert_eq!(admission.admit(address("2001:db8::2")).unwrap_err(), Refusal::Address);
+        assert!(admission.admit(address("2001:db8:0:1::2")).is_ok());
+    }
+}

@@ -1,0 +1,82 @@
+//! MQTT over TCP: accepts connections, bounds them, and moves bytes. It does not look into them.
+//! TLS and WebSocket take an accepted TCP connection here, wrap it, and go on in [`converse`].
+
+use super::admission::{Admission, Permit};
+use super::{BindError, socket, stream};
+use crate::connection::Entrance;
+use crate::logging::Throttle;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The wait after the kernel had no descriptor or memory for a connection: it stays in the kernel's queue meanwhile.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Takes an address (`mqtt.listen`). Must run inside the runtime.
+///
+/// # Errors
+/// [`BindError`] when the address cannot be had.
+pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
+    socket::bind_tcp("mqtt.listen", address)
+}
+
+/// Accepts for ever. Nothing that a peer or the kernel does ends the loop; dropping the future does.
+pub async fn serve(listener: TcpListener, entrance: Entrance, admission: Arc<Admission>) {
+    let mut failures = Throttle::new();
+    let mut refusals = Throttle::new();
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if let Some(suppressed) = failures.allow(Instant::now()) {
+                    tracing::warn!(%error, suppressed, "a connection could not be accepted; if this lasts, raise the limit of open files");
+                }
+                if !of_one_connection(&error) {
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+                continue;
+            }
+        };
+        match admission.admit(peer.ip()) {
+            Ok(permit) => {
+                tokio::spawn(plain(stream, peer, entrance.clone(), permit));
+            }
+            Err(refusal) => {
+                if let Some(suppressed) = refusals.allow(Instant::now()) {
+                    tracing::warn!(%peer, suppressed, "connection refused: {refusal}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the failure concerned only the connection that was to be accepted (accept(2): treat them like a retry).
+fn of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted
+    )
+}
+
+async fn plain(stream: TcpStream, peer: SocketAddr, entrance: Entrance, permit: Permit) {
+    socket::prepare(&stream);
+    let (reader, writer) = stream.into_split();
+    converse(reader, writer, peer, &entrance, permit).await;
+}
+
+/// Carries a connection's bytes to its end, whatever lies beneath.
+async fn converse(
+    reader: impl AsyncRead + Unpin,
+    writer: impl AsyncWrite + Send + 'static,
+    peer: SocketAddr,
+    entrance: &Entrance,
+    permit: Permit,
+) {
+    if let Ok((conn, gate)) = entrance.open(peer, writer).await {
+        stream::read(reader, conn, &gate, entrance.inbox()).await;
+    }
+    drop(permit);
+}
