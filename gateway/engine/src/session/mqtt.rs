@@ -1,89 +1,434 @@
-//! placeholder, replaced by the MQTT session; the signatures stand
+//! MQTT 3.1, 3.1.1 and 5.0 for all connections and sessions. Takes bytes and facts, gives requests; never decides that
+//! a message is safe, and acknowledges only what it is told is. Deterministic. Every table is bounded by
+//! [`Limits`](crate::limits::Limits). Not supported yet, and said so in CONNACK: retained messages, shared subscriptions.
+//!
+//! `packets` turns bytes into packets and calls `greeting`, `publish`, `subscribe`, `deliver`; `ending` takes leave.
+//! `session` is what lasts, with its halves `inbound` and `outbound`; `connection` is what does not.
 
+mod connection;
+mod deliver;
+mod ending;
+mod greeting;
+mod inbound;
+mod outbound;
+mod outbox;
+mod packets;
+mod publish;
+mod record;
+mod session;
+mod slab;
+mod subscribe;
+mod subscriptions;
+mod timers;
+mod write;
+
+use self::session::Session;
 use super::Request;
-use crate::event::{Peer, RecordKey, Setup};
-use crate::id::ConnId;
-use crate::message::Message;
+use crate::event::{Anonymous, Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
+use crate::id::{ConnId, DeviceId};
+use crate::limits::Limits;
+use crate::message::{Message, Qos};
 use crate::mutant::Planted;
 use crate::stats::ProtocolStats;
 use crate::time::{Instant, Now};
 use bytes::Bytes;
+use connection::{Connection, Phase};
+use ending::Ending;
+use packets::Exchange;
+use slab::{SessionKey, Slab};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
+use subscriptions::{Match, Tree};
+use tidegate_wire::mqtt::{self, Kind, ReasonCode};
+use timers::{Due, Timers};
 
 /// What an MQTT session waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt {
-    session: u32,
-    generation: u32,
-    serial: u64,
+    session: SessionKey,
+    waiting: Waiting,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Waiting {
+    /// The message of this serial number, to be safe.
+    Message(u64),
+    /// The QoS 2 packet id, to be free.
+    Release(u16),
+    /// The session's record of this number, to be durable.
+    Record(u64),
 }
 
 /// All MQTT connections and sessions.
 #[derive(Debug)]
-pub struct Mqtt {}
+pub struct Mqtt {
+    connections: BTreeMap<ConnId, Box<Connection>>,
+    /// Connections whose CONNECT has not been accepted, the oldest first.
+    greeting: BTreeSet<ConnId>,
+    /// Connections of each address.
+    addresses: BTreeMap<IpAddr, usize>,
+    sessions: Slab<Session>,
+    clients: BTreeMap<DeviceId, SessionKey>,
+    tree: Tree,
+    timers: Timers,
+    shared: Shared,
+    epoch: u64,
+    /// Client ids made up in this life.
+    assigned: u64,
+    /// Kept for its memory.
+    matches: Vec<Match>,
+}
+
+/// What every handler needs: the rules, and where requests and counts go.
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    anonymous: Anonymous,
+    planted: Planted,
+    holding: bool,
+    stopping: bool,
+    requests: VecDeque<Request>,
+    /// Connections that have something to send.
+    dirty: VecDeque<ConnId>,
+    received: u64,
+    repeated: u64,
+    acknowledged: u64,
+    delivered: u64,
+    dropped: u64,
+    refused: u64,
+}
+
+impl Shared {
+    fn output(&mut self, output: Output) {
+        self.requests.push_back(Request::Output(output));
+    }
+
+    /// Orders a change of a record that nobody waits for.
+    fn change(&mut self, op: Op) {
+        self.requests.push_back(Request::Record { op, receipt: None });
+    }
+}
 
 impl Mqtt {
-    /// Begins with the sessions that the store remembers; `records` of other kinds are ignored.
+    /// Begins with the sessions that the store remembers; `records` of other kinds are ignored. Their expiry counts
+    /// from now: how long the gateway was off is not known (P5).
     #[must_use]
-    pub fn new(_setup: &Setup, _planted: Planted, _records: &[(RecordKey, Bytes)], _now: Now) -> Self {
-        Self {}
+    pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)], now: Now) -> Self {
+        let mut mqtt = Self {
+            connections: BTreeMap::new(),
+            greeting: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            sessions: Slab::new(),
+            clients: BTreeMap::new(),
+            tree: Tree::new(),
+            timers: Timers::default(),
+            shared: Shared {
+                limits: setup.limits.clone(),
+                anonymous: setup.anonymous,
+                planted,
+                holding: false,
+                stopping: false,
+                requests: VecDeque::new(),
+                dirty: VecDeque::new(),
+                received: 0,
+                repeated: 0,
+                acknowledged: 0,
+                delivered: 0,
+                dropped: 0,
+                refused: 0,
+            },
+            epoch: setup.epoch,
+            assigned: 0,
+            matches: Vec::new(),
+        };
+        // Sessions first: packet ids belong to them.
+        for kind in [RecordKind::Session, RecordKind::InboundQos2] {
+            for (key, value) in records.iter().filter(|(key, _)| key.kind == kind) {
+                if let Err(reason) = mqtt.restore(now.instant, key, value) {
+                    let client = String::from_utf8_lossy(&key.key).escape_default().to_string();
+                    mqtt.shared.output(Output::Notice(Notice::SessionLost { client, reason }));
+                    mqtt.shared.change(Op::Remove { key: key.clone() });
+                }
+            }
+        }
+        mqtt
+    }
+
+    fn restore(&mut self, now: Instant, key: &RecordKey, value: &[u8]) -> Result<(), &'static str> {
+        if key.kind == RecordKind::InboundQos2 {
+            let (client, packet_id) = record::read_packet_key(&key.key)?;
+            let session = self.clients.get(&client).and_then(|key| self.sessions.get_mut(*key));
+            session.ok_or("its session is gone")?.inbound.restore(packet_id);
+            return Ok(());
+        }
+        let client = record::read_client(&key.key)?;
+        let stored = record::decode(value, self.shared.limits.subscriptions_per_session)?;
+        if self.sessions.len() >= self.shared.limits.sessions {
+            return Err("there are more sessions than the limit allows");
+        }
+        let expiry = self.shared.capped_expiry(stored.expiry_seconds);
+        let mut session = Session::new(client.clone(), expiry);
+        session.recorded = true;
+        session.ends = Some(now.after(expiry));
+        session.subscriptions = stored.subscriptions;
+        let key = self.sessions.insert(session);
+        self.clients.insert(client, key);
+        if let Some(session) = self.sessions.get(key) {
+            for (filter, granted) in &session.subscriptions {
+                self.tree.insert(filter, key, *granted);
+            }
+        }
+        self.watch(key);
+        Ok(())
     }
 
     /// Plants a deliberate defect, or none.
-    pub fn plant(&mut self, _planted: Planted) {}
-
-    /// A connection was accepted.
-    pub fn opened(&mut self, _now: Now, _conn: ConnId, _peer: Peer) {}
-
-    /// Bytes came in.
-    pub fn received(&mut self, _now: Now, _conn: ConnId, _bytes: Bytes) {}
-
-    /// Bytes have left.
-    pub fn sent(&mut self, _now: Now, _conn: ConnId, _count: usize) {}
-
-    /// A connection is gone.
-    pub fn closed(&mut self, _now: Now, _conn: ConnId) {}
-
-    /// What the receipt stands for is safe.
-    pub fn safe(&mut self, _now: Now, _receipt: Receipt) {}
-
-    /// Hands a message to the local subscribers; says to how many.
-    pub fn deliver(&mut self, _now: Now, _message: &Arc<Message>) -> usize {
-        0
+    pub fn plant(&mut self, planted: Planted) {
+        self.shared.planted = planted;
     }
 
-    /// Devices are to hold back, or may go on.
-    pub fn hold(&mut self, _now: Now, _on: bool) {}
+    /// A connection was accepted. One more than the limits allow is told so in answer to its CONNECT; when too many
+    /// have not sent theirs, the one that has taken longest is closed.
+    pub fn opened(&mut self, now: Now, conn: ConnId, peer: Peer) {
+        let limits = &self.shared.limits;
+        let address = peer.address.ip().to_canonical();
+        let here = self.addresses.entry(address).or_default();
+        *here += 1;
+        let refusal = if self.shared.stopping {
+            Some((ReasonCode::SERVER_UNAVAILABLE, "the gateway stops"))
+        } else if self.connections.len() >= limits.connections {
+            Some((ReasonCode::SERVER_BUSY, "there are as many connections as the limit allows"))
+        } else if *here > limits.connections_per_address && !address.is_loopback() {
+            // On the loopback interface an address says nothing about who comes.
+            Some((
+                ReasonCode::QUOTA_EXCEEDED,
+                "there are as many connections of this address as the limit allows",
+            ))
+        } else {
+            None
+        };
+        let mut connection = Box::new(Connection::new(peer, now.instant, refusal));
+        let due = now.instant.after(limits.connect_timeout);
+        self.timers.arm(&mut connection.armed, due, Due::Connection(conn));
+        let crowded = self.greeting.len() >= limits.connections_unauthenticated;
+        self.connections.insert(conn, connection);
+        if let Some(oldest) = self.greeting.first().copied().filter(|_| crowded) {
+            let words = "too many connections have not sent their CONNECT, and it is the oldest";
+            self.end(now.instant, oldest, &Ending::fault(ReasonCode::CONNECTION_RATE_EXCEEDED, words));
+        }
+        self.greeting.insert(conn);
+    }
+
+    /// Bytes came in.
+    pub fn received(&mut self, now: Now, conn: ConnId, bytes: Bytes) {
+        self.take_in(now.instant, conn, bytes);
+    }
+
+    /// Bytes have left: there is room for more.
+    pub fn sent(&mut self, now: Now, conn: ConnId, count: usize) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        connection.outbox.sent(count);
+        if let Some(mut exchange) = self.exchange_of(now.instant, conn) {
+            if exchange.session.outbound.len() > 0 {
+                exchange.pump();
+            }
+        }
+        self.regulate(conn);
+    }
+
+    /// A connection is gone.
+    pub fn closed(&mut self, now: Now, conn: ConnId) {
+        self.leave(now.instant, conn, &Ending::gone());
+        let Some(connection) = self.connections.remove(&conn) else { return };
+        let address = connection.peer.address.ip().to_canonical();
+        if let Some(here) = self.addresses.get_mut(&address) {
+            *here -= 1;
+            if *here == 0 {
+                self.addresses.remove(&address);
+            }
+        }
+    }
+
+    /// What the receipt stands for is safe: only this makes an acknowledgement leave (P1).
+    pub fn safe(&mut self, now: Now, receipt: Receipt) {
+        let Some(session) = self.sessions.get_mut(receipt.session) else { return };
+        let connection = session.connection;
+        let release_answered = match receipt.waiting {
+            Waiting::Message(serial) => {
+                session.inbound.safe(serial, self.shared.planted);
+                None
+            }
+            Waiting::Release(packet_id) => session.inbound.released(packet_id).then_some(packet_id),
+            Waiting::Record(serial) => {
+                session.durable = session.durable.max(serial);
+                None
+            }
+        };
+        let Some(id) = connection else {
+            // Whoever comes back sends QoS 1 again, and gets PUBREC for QoS 2 again.
+            session.inbound.acknowledge(self.shared.planted, |_| {});
+            return;
+        };
+        let Some(mut exchange) = self.exchange_of(now.instant, id) else { return };
+        match receipt.waiting {
+            Waiting::Message(_) => exchange.acknowledge(),
+            Waiting::Record(serial) => exchange.recorded(serial),
+            Waiting::Release(_) => {
+                if let Some(packet_id) = release_answered {
+                    let version = exchange.version();
+                    write::ack(
+                        &mut exchange.connection.outbox,
+                        version,
+                        Kind::PubComp,
+                        packet_id,
+                        ReasonCode::SUCCESS,
+                    );
+                    exchange.shared.stir(id, exchange.connection);
+                }
+            }
+        }
+        let leaving = exchange.link_mut().is_some_and(|link| link.leaving);
+        if leaving {
+            if exchange.session.is_idle() {
+                self.end(now.instant, id, &Ending::stop());
+            }
+        } else if !exchange.connection.waiting.is_empty()
+            && exchange.session.inbound.pending() <= usize::from(exchange.shared.limits.receive_maximum / 2)
+        {
+            self.resume(now.instant, id);
+        }
+    }
+
+    /// Hands a message to the local subscribers; says how many took it.
+    pub fn deliver(&mut self, now: Now, message: &Arc<Message>) -> usize {
+        self.fan_out(now.instant, message)
+    }
+
+    /// Devices are to hold back, or may go on: publishers are not read, QoS 0 is dropped.
+    pub fn hold(&mut self, now: Now, on: bool) {
+        self.shared.holding = on;
+        let all: Vec<ConnId> = self.connections.keys().copied().collect();
+        for id in all {
+            if on {
+                self.regulate(id);
+            } else {
+                self.resume(now.instant, id);
+            }
+        }
+    }
 
     /// Does what is due.
-    pub fn tick(&mut self, _now: Now) {}
+    pub fn tick(&mut self, now: Now) {
+        while let Some(due) = self.timers.pop(now.instant) {
+            match due {
+                Due::Connection(id) => self.connection_due(now.instant, id),
+                Due::Session(key) => self.session_due(now.instant, key),
+            }
+        }
+    }
 
     /// When [`Mqtt::tick`] is due next.
     #[must_use]
     pub fn timeout(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
 
-    /// Ends: every connection is closed once what it still waits for has been acknowledged.
-    pub fn stop(&mut self, _now: Now) {}
+    /// Ends: nothing more is read, and every connection is closed once what it still waits for has been acknowledged.
+    pub fn stop(&mut self, now: Now) {
+        self.shared.stopping = true;
+        let all: Vec<ConnId> = self.connections.keys().copied().collect();
+        for id in all {
+            let idle = match self.exchange_of(now.instant, id) {
+                Some(mut exchange) => {
+                    if let Some(link) = exchange.link_mut() {
+                        link.leaving = true;
+                    }
+                    exchange.session.is_idle()
+                }
+                None => true,
+            };
+            if idle {
+                self.end(now.instant, id, &Ending::stop());
+            } else {
+                self.regulate(id);
+            }
+        }
+    }
 
-    /// New limits and access rules.
-    pub fn reload(&mut self, _now: Now, _setup: &Setup) {}
+    /// New limits and access rules; who may not be here any more is told so and disconnected.
+    pub fn reload(&mut self, now: Now, setup: &Setup) {
+        self.shared.limits = setup.limits.clone();
+        self.shared.anonymous = setup.anonymous;
+        let unwelcome: Vec<ConnId> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| connection.link().is_some() && !self.shared.allows(connection.peer))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in unwelcome {
+            let words = "this peer may not connect without credentials any more";
+            self.end(now.instant, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
+        }
+    }
 
     /// The next request to the rest of the engine. What goes to the connections comes when nothing else is left,
-    /// one write a connection: call it until `None` once all facts at hand have been handled, or `requests` alone in between.
+    /// one write a connection: call it until `None`.
     pub fn poll(&mut self) -> Option<Request> {
-        None
-    }
-
-    /// The next request that is not a write to a connection.
-    pub fn requests(&mut self) -> Option<Request> {
-        None
+        loop {
+            if let Some(request) = self.shared.requests.pop_front() {
+                return Some(request);
+            }
+            let id = self.shared.dirty.pop_front()?;
+            let Some(connection) = self.connections.get_mut(&id) else { continue };
+            connection.dirty = false;
+            for bytes in connection.outbox.take() {
+                self.shared.requests.push_back(Request::Output(Output::Send { conn: id, bytes }));
+            }
+            self.shared.regulate(id, connection);
+        }
     }
 
     /// Everything counted.
     #[must_use]
     pub fn stats(&self) -> ProtocolStats {
-        ProtocolStats::default()
+        ProtocolStats {
+            peers: self.connections.len() as u64,
+            sessions: self.sessions.len() as u64,
+            subscriptions: self.tree.len() as u64,
+            received: self.shared.received,
+            repeated: self.shared.repeated,
+            acknowledged: self.shared.acknowledged,
+            delivered: self.shared.delivered,
+            dropped: self.shared.dropped,
+            refused: self.shared.refused,
+        }
+    }
+
+    /// An open connection with its session.
+    fn exchange_of(&mut self, now: Instant, id: ConnId) -> Option<Exchange<'_>> {
+        let connection = self.connections.get_mut(&id)?;
+        let Phase::Open(link) = &connection.phase else { return None };
+        let key = link.session;
+        let session = self.sessions.get_mut(key)?;
+        Some(Exchange { now, id, key, connection, session, shared: &mut self.shared, tree: &mut self.tree })
+    }
+}
+
+/// A quality of service as the codec names it.
+const fn wire_qos(qos: Qos) -> mqtt::Qos {
+    match qos {
+        Qos::AtMostOnce => mqtt::Qos::AtMostOnce,
+        Qos::AtLeastOnce => mqtt::Qos::AtLeastOnce,
+        Qos::ExactlyOnce => mqtt::Qos::ExactlyOnce,
+    }
+}
+
+/// A quality of service as the engine names it.
+const fn engine_qos(qos: mqtt::Qos) -> Qos {
+    match qos {
+        mqtt::Qos::AtMostOnce => Qos::AtMostOnce,
+        mqtt::Qos::AtLeastOnce => Qos::AtLeastOnce,
+        mqtt::Qos::ExactlyOnce => Qos::ExactlyOnce,
     }
 }

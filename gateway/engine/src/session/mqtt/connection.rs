@@ -1,0 +1,114 @@
+//! One MQTT connection: what has come in and is not a whole packet yet, what waits to go out, and what holds only as
+//! long as the connection does (topic aliases, limits of the peer). Owns no session and decides nothing.
+
+use super::outbox::Outbox;
+use super::slab::SessionKey;
+use crate::event::Peer;
+use crate::id::DeviceId;
+use crate::time::{Duration, Instant};
+use crate::topic::Topic;
+use bytes::{Bytes, BytesMut};
+use std::collections::VecDeque;
+use tidegate_wire::mqtt::{ReasonCode, Version};
+
+/// Where a connection stands in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Its CONNECT has not been accepted; if there is a refusal, it will not be.
+    Greeting(Option<(ReasonCode, &'static str)>),
+    /// Its CONNECT was accepted.
+    Open(Link),
+    /// Told to close; nothing of it counts any more.
+    Closing,
+}
+
+/// What the CONNECT settled.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) session: SessionKey,
+    pub(super) device: DeviceId,
+    /// One and a half times the keep-alive [MQTT-3.1.2-22]; `None` when it is off.
+    pub(super) silence: Option<Duration>,
+    /// The client's Maximum Packet Size.
+    pub(super) packet_bytes: usize,
+    /// The client has published: it is the kind that is told to hold.
+    pub(super) publisher: bool,
+    /// Closed as soon as what it still waits for has been acknowledged.
+    pub(super) leaving: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) peer: Peer,
+    pub(super) phase: Phase,
+    pub(super) version: Version,
+    pub(super) opened: Instant,
+    /// When bytes came last.
+    pub(super) heard: Instant,
+    /// Its timer.
+    pub(super) armed: Option<Instant>,
+    /// The beginning of a packet.
+    pub(super) input: BytesMut,
+    /// When the packet in `input` began.
+    pub(super) input_since: Instant,
+    /// What came in and must wait until something else has happened, in order.
+    pub(super) waiting: VecDeque<Bytes>,
+    /// What the shell was told last: whether to read.
+    pub(super) reading: bool,
+    pub(super) outbox: Outbox,
+    /// It stands in the list of those that have something to send.
+    pub(super) dirty: bool,
+    /// The topic of its last message: devices repeat themselves.
+    pub(super) topic: Option<Topic>,
+    /// Topic aliases that the client has set; alias 1 is at 0.
+    pub(super) aliases: Vec<Option<Topic>>,
+}
+
+impl Connection {
+    pub(super) fn new(peer: Peer, now: Instant, refusal: Option<(ReasonCode, &'static str)>) -> Self {
+        Self {
+            peer,
+            phase: Phase::Greeting(refusal),
+            version: Version::V3_1_1,
+            opened: now,
+            heard: now,
+            armed: None,
+            input: BytesMut::new(),
+            input_since: now,
+            waiting: VecDeque::new(),
+            reading: true,
+            outbox: Outbox::default(),
+            dirty: false,
+            topic: None,
+            aliases: Vec::new(),
+        }
+    }
+
+    pub(super) fn link(&self) -> Option<&Link> {
+        match &self.phase {
+            Phase::Open(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    pub(super) fn link_mut(&mut self) -> Option<&mut Link> {
+        match &mut self.phase {
+            Phase::Open(link) => Some(link),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing)
+    }
+
+    /// Nothing more is taken from it; its memory is given back before the shell has closed it.
+    pub(super) fn release(&mut self) {
+        self.phase = Phase::Closing;
+        self.input = BytesMut::new();
+        self.waiting = VecDeque::new();
+        self.aliases = Vec::new();
+        self.topic = None;
+    }
+}

@@ -1,0 +1,228 @@
+//! How connections and sessions end: told why, their will published or dropped, their records removed.
+//! And what time alone does to them. Owns no packets beyond DISCONNECT.
+
+use super::connection::Phase;
+use super::session::Session;
+use super::slab::SessionKey;
+use super::timers::Due;
+use super::{Mqtt, Shared, record, write};
+use crate::event::{Notice, Op, Output};
+use crate::id::ConnId;
+use crate::session::Request;
+use crate::time::{Duration, Instant};
+use std::borrow::Cow;
+use tidegate_wire::mqtt::{Error, ReasonCode};
+
+/// The longest that one packet may take to come in: 256 KiB at 9,600 baud. Keep-alive sees to peers that are silent.
+const PACKET_PATIENCE: Duration = Duration::from_secs(300);
+
+/// How a connection ends.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    /// What an MQTT 5 client is told; `None` when it is gone or has said good-bye itself.
+    reason: Option<ReasonCode>,
+    words: Cow<'static, str>,
+    /// Its peer broke the protocol, a bound or a rule.
+    refused: bool,
+    /// Its will is not published although it did not say good-bye: the gateway itself ends.
+    quiet: bool,
+}
+
+impl Ending {
+    /// The peer broke the protocol, a bound or a rule.
+    pub(super) fn fault(reason: ReasonCode, words: &'static str) -> Self {
+        Self { reason: Some(reason), words: Cow::Borrowed(words), refused: true, quiet: false }
+    }
+
+    /// The peer sent what cannot be read.
+    pub(super) fn unreadable(error: Error) -> Self {
+        Self {
+            reason: Some(error.reason()),
+            words: Cow::Owned(error.to_string()),
+            refused: true,
+            quiet: false,
+        }
+    }
+
+    /// The client is told why, but is not at fault.
+    pub(super) fn told(reason: ReasonCode, words: &'static str) -> Self {
+        Self { reason: Some(reason), words: Cow::Borrowed(words), refused: false, quiet: false }
+    }
+
+    /// The client said good-bye.
+    pub(super) fn wished(reason: ReasonCode) -> Self {
+        let words = match reason {
+            ReasonCode::SUCCESS => Cow::Borrowed("the client disconnected"),
+            other => Cow::Owned(format!("the client disconnected: {other}")),
+        };
+        Self { reason: None, words, refused: false, quiet: false }
+    }
+
+    /// The connection is gone.
+    pub(super) fn gone() -> Self {
+        let words = Cow::Borrowed("the connection was lost or closed without DISCONNECT");
+        Self { reason: None, words, refused: false, quiet: false }
+    }
+
+    /// The gateway stops.
+    pub(super) fn stop() -> Self {
+        let words = Cow::Borrowed("the gateway stops");
+        Self { reason: Some(ReasonCode::SERVER_SHUTTING_DOWN), words, refused: false, quiet: true }
+    }
+}
+
+impl Mqtt {
+    /// Ends a connection from this side: DISCONNECT where the version has one [MQTT-4.13.1-1], then close.
+    pub(super) fn end(&mut self, now: Instant, id: ConnId, ending: &Ending) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        match &connection.phase {
+            Phase::Closing => return,
+            Phase::Open(link) => {
+                let most = link.packet_bytes;
+                if let Some(reason) = ending.reason {
+                    write::disconnect(
+                        &mut connection.outbox,
+                        connection.version,
+                        reason,
+                        &ending.words,
+                        most,
+                    );
+                }
+            }
+            Phase::Greeting(_) => {
+                let peer = connection.peer.address;
+                self.shared
+                    .output(Output::Notice(Notice::Refused { peer, reason: ending.words.to_string() }));
+            }
+        }
+        for bytes in connection.outbox.take() {
+            self.shared.requests.push_back(Request::Output(Output::Send { conn: id, bytes }));
+        }
+        self.shared.output(Output::Close { conn: id });
+        self.shared.refused += u64::from(ending.refused);
+        self.leave(now, id, ending);
+    }
+
+    /// What a connection's end means for everything but the connection: its session goes on without it.
+    pub(super) fn leave(&mut self, now: Instant, id: ConnId, ending: &Ending) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        self.timers.disarm(&mut connection.armed, Due::Connection(id));
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
+        connection.release();
+        let Phase::Open(link) = phase else {
+            self.greeting.remove(&id);
+            return;
+        };
+        let reason = ending.words.to_string();
+        self.shared.output(Output::Notice(Notice::Disconnected { device: link.device, conn: id, reason }));
+        let Some(session) = self.sessions.get_mut(link.session) else { return };
+        session.connection = None;
+        session.held.clear();
+        if ending.quiet {
+            session.will = None;
+        }
+        let expiry = session.expiry;
+        if let Some(will) = &mut session.will {
+            // The will goes out when its delay is over or the session ends, whichever comes first [MQTT-3.1.3-9].
+            let delay = will.delay.min(expiry);
+            will.due = Some(now.after(delay));
+            if delay.is_zero() {
+                self.shared.publish_will(session);
+            }
+        }
+        if expiry.is_zero() {
+            self.remove_session(link.session);
+            return;
+        }
+        session.ends = Some(now.after(expiry));
+        self.watch(link.session);
+    }
+
+    /// Sets a session's timer.
+    pub(super) fn watch(&mut self, key: SessionKey) {
+        if let Some(session) = self.sessions.get_mut(key) {
+            if let Some(due) = session.due() {
+                self.timers.arm(&mut session.armed, due, Due::Session(key));
+            }
+        }
+    }
+
+    /// Ends a session: nothing of it is kept [MQTT-4.1.0-2]. What was ordered before is carried out before.
+    pub(super) fn remove_session(&mut self, key: SessionKey) {
+        let Some(mut session) = self.sessions.remove(key) else { return };
+        self.timers.disarm(&mut session.armed, Due::Session(key));
+        self.shared.publish_will(&mut session);
+        self.clients.remove(&session.client);
+        for filter in session.subscriptions.keys() {
+            self.tree.remove(filter, key);
+        }
+        if session.recorded {
+            self.shared.change(Op::Remove { key: record::session_key(&session.client) });
+        }
+        for packet_id in session.inbound.recorded() {
+            self.shared.change(Op::Remove { key: record::packet_key(&session.client, packet_id) });
+        }
+    }
+
+    /// A connection's timer went off.
+    pub(super) fn connection_due(&mut self, now: Instant, id: ConnId) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.armed = None;
+        let (next, ending) = match &connection.phase {
+            Phase::Closing => return,
+            Phase::Greeting(_) => {
+                let due = connection.opened.after(self.shared.limits.connect_timeout);
+                (due, Ending::fault(ReasonCode::MAXIMUM_CONNECT_TIME, "no whole CONNECT came in time"))
+            }
+            Phase::Open(link) => {
+                let silence = link.silence.map(|silence| connection.heard.after(silence));
+                let packet =
+                    (!connection.input.is_empty()).then(|| connection.input_since.after(PACKET_PATIENCE));
+                let never = now.after(PACKET_PATIENCE);
+                match (silence, packet) {
+                    (_, Some(packet)) if packet <= silence.unwrap_or(packet) => {
+                        (packet, Ending::fault(ReasonCode::UNSPECIFIED_ERROR, "a packet does not end"))
+                    }
+                    (Some(silence), _) if connection.reading => {
+                        let words = "nothing came for one and a half times its keep-alive";
+                        (silence, Ending::fault(ReasonCode::KEEP_ALIVE_TIMEOUT, words))
+                    }
+                    // It was not read: that it seems silent is not its fault.
+                    (Some(silence), _) => {
+                        (silence, Ending::told(ReasonCode::SERVER_BUSY, "it was told to hold for too long"))
+                    }
+                    (None, _) => (never, Ending::gone()),
+                }
+            }
+        };
+        if next <= now {
+            self.end(now, id, &ending);
+        } else {
+            let next = next.min(now.after(PACKET_PATIENCE));
+            self.timers.arm(&mut connection.armed, next, Due::Connection(id));
+        }
+    }
+
+    /// A session's timer went off.
+    pub(super) fn session_due(&mut self, now: Instant, key: SessionKey) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.armed = None;
+        if session.will.as_ref().and_then(|will| will.due).is_some_and(|due| due <= now) {
+            self.shared.publish_will(session);
+        }
+        if session.ends.is_some_and(|ends| ends <= now) {
+            self.remove_session(key);
+        } else {
+            self.watch(key);
+        }
+    }
+}
+
+impl Shared {
+    /// Publishes a session's will, if its connection has ended; nobody waits for it.
+    pub(super) fn publish_will(&mut self, session: &mut Session) {
+        if let Some(will) = session.will.take_if(|will| will.due.is_some()) {
+            self.requests.push_back(Request::Publish { incoming: will.incoming, receipt: None });
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The first packet: who may come, with which session, and what the CONNACK says. Every limit that the gateway
+//! has is told here, and every refusal in the words of the client's version (MQTT 5.0, 3.1 and 3.2).
+
+use super::connection::{Link, Phase};
+use super::ending::Ending;
+use super::publish;
+use super::session::{Session, Will};
+use super::slab::SessionKey;
+use super::{Mqtt, Shared, write};
+use crate::event::{Anonymous, Notice, Output, Peer};
+use crate::id::{ConnId, DeviceId};
+use crate::message::Source;
+use crate::session::Incoming;
+use crate::time::{Duration, Instant};
+use bytes::Bytes;
+use tidegate_wire::mqtt::{self, ConnAck, Connect, Error, Packet, Properties, Property, ReasonCode, Version};
+
+/// Why a client is not let in: the reason code, translated for older versions, and words for both sides.
+type Refusal = (ReasonCode, &'static str);
+
+/// What a CONNECT asks for, checked.
+struct Guest {
+    client: DeviceId,
+    /// The gateway made the client id up.
+    assigned: bool,
+    will: Option<Will>,
+    expiry: Duration,
+    keep_alive: u16,
+}
+
+impl Mqtt {
+    /// Handles the first packet, whole.
+    pub(super) fn connect(&mut self, now: Instant, id: ConnId, packet: &[u8]) -> Result<(), Ending> {
+        let connect = match mqtt::decode(Version::V5, packet) {
+            Ok(Packet::Connect(connect)) => connect,
+            Ok(_) => return Err(Ending::unreadable(Error::WrongSender)),
+            Err(error) => {
+                // An unknown version is answered in the form that its client is most likely to understand.
+                let version = match error {
+                    Error::ProtocolLevel(level) if level > Version::V5 as u8 => Some(Version::V5),
+                    Error::ProtocolLevel(_) => Some(Version::V3_1_1),
+                    _ => mqtt::connect_version(packet),
+                };
+                if let Some(version) = version {
+                    self.refuse_connect(id, version, (error.reason(), error.as_str()));
+                }
+                return Err(Ending::unreadable(error));
+            }
+        };
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        connection.version = connect.version;
+        let admitted = match connection.phase {
+            Phase::Greeting(Some(refusal)) => Err(refusal),
+            _ => self.admit(id, &connect),
+        };
+        match admitted {
+            Ok(guest) => {
+                self.welcome(now, id, &connect, guest);
+                Ok(())
+            }
+            Err(refusal) => {
+                self.refuse_connect(id, connect.version, refusal);
+                Err(Ending::fault(refusal.0, refusal.1))
+            }
+        }
+    }
+
+    /// Decides whether a client may come, before anything of the present state is touched.
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) -> Result<Guest, Refusal> {
+        if connect.properties.contains(AUTH_METHOD) {
+            return Err((ReasonCode::BAD_AUTHENTICATION_METHOD, "enhanced authentication is not supported"));
+        }
+        let allowed = self.connections.get(&id).is_some_and(|connection| self.shared.allows(connection.peer));
+        if !allowed {
+            // The same answer whatever was wrong: it tells nothing to who guesses.
+            return Err((ReasonCode::NOT_AUTHORIZED, "this peer may not connect without credentials"));
+        }
+        if self.shared.stopping {
+            return Err((ReasonCode::SERVER_UNAVAILABLE, "the gateway stops"));
+        }
+        let assigned = connect.client_id.is_empty();
+        let client = if assigned {
+            self.assign_client_id()
+        } else {
+            DeviceId::new(connect.client_id).map_err(|_| {
+                let words = "a client identifier has 1 to 128 letters, digits, or one of - _ . : @";
+                (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words)
+            })?
+        };
+        if !self.clients.contains_key(&client) && self.sessions.len() >= self.shared.limits.sessions {
+            return Err((ReasonCode::QUOTA_EXCEEDED, "there are as many sessions as the limit allows"));
+        }
+        let expiry = match connect.version {
+            Version::V5 => self.shared.capped_expiry(connect.properties.session_expiry().unwrap_or(0)),
+            // Without clean session it would never end: it is capped.
+            _ if !connect.clean_start => self.shared.limits.session_expiry_max,
+            _ => Duration::ZERO,
+        };
+        let longest = u16::try_from(self.shared.limits.keep_alive_max.as_secs()).unwrap_or(u16::MAX);
+        // Only MQTT 5 can be told of a shorter one; to it, "off" is longer than every bound.
+        let keep_alive = match connect.keep_alive {
+            wished if !connect.version.is_v5() => wished,
+            0 => longest,
+            wished => wished.min(longest),
+        };
+        let will = connect.will.map(|will| self.shared.will(connect.version, &client, &will)).transpose()?;
+        Ok(Guest { client, assigned, will, expiry, keep_alive })
+    }
+
+    /// A name that no session has.
+    fn assign_client_id(&mut self) -> DeviceId {
+        loop {
+            self.assigned += 1;
+            let name = format!("auto-{:x}-{:x}", self.epoch, self.assigned);
+            if let Ok(client) = DeviceId::new(&name) {
+                if !self.clients.contains_key(&client) {
+                    return client;
+                }
+            }
+        }
+    }
+
+    /// Gives a client its session and its CONNACK.
+    fn welcome(&mut self, now: Instant, id: ConnId, connect: &Connect<'_>, guest: Guest) {
+        let (key, present) = self.take_over(now, &guest, connect.clean_start);
+        let Guest { client, assigned, will, expiry, keep_alive } = guest;
+        let (Some(session), Some(connection)) = (self.sessions.get_mut(key), self.connections.get_mut(&id))
+        else {
+            return;
+        };
+        let expiry_changed = session.expiry != expiry;
+        session.connection = Some(id);
+        session.expiry = expiry;
+        session.ends = None;
+        session.will = will;
+        session.inbound.attach();
+        session.outbound.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
+        if session.recorded && expiry_changed {
+            self.shared.record(session);
+        }
+        let packet_bytes =
+            connect.properties.maximum_packet_size().map_or(usize::MAX, |bytes| bytes as usize);
+        self.greeting.remove(&id);
+        connection.phase = Phase::Open(Link {
+            session: key,
+            device: client.clone(),
+            silence: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
+            packet_bytes,
+            publisher: false,
+            leaving: false,
+        });
+        let list = self.shared.connack_properties(connect, &client, assigned, expiry, keep_alive);
+        let connack = Packet::ConnAck(ConnAck {
+            session_present: present,
+            reason: ReasonCode::SUCCESS,
+            properties: Properties::new(&list),
+        });
+        // A client whose Maximum Packet Size is smaller than its CONNACK cannot be told anything.
+        let _ = write::packet(&mut connection.outbox, connect.version, &connack, usize::MAX);
+        self.shared.stir(id, connection);
+        let protocol = connect.version.name();
+        self.shared.output(Output::Notice(Notice::Connected { device: client, conn: id, protocol }));
+        if let Some(mut exchange) = self.exchange_of(now, id) {
+            exchange.pump();
+        }
+    }
+
+    /// The client's session: the one that is there, taken over from its connection, or a new one. Says whether
+    /// it was there [MQTT-3.2.2-2, MQTT-3.2.2-3].
+    fn take_over(&mut self, now: Instant, guest: &Guest, clean_start: bool) -> (SessionKey, bool) {
+        let before = self.clients.get(&guest.client).copied();
+        if let Some(old) =
+            before.and_then(|key| self.sessions.get(key)).and_then(|session| session.connection)
+        {
+            let ending = Ending::told(
+                ReasonCode::SESSION_TAKEN_OVER,
+                "another connection uses this client identifier",
+            );
+            self.end(now, old, &ending);
+        }
+        // A session that ends with its connection is gone by now.
+        match self.clients.get(&guest.client).copied() {
+            Some(key) if !clean_start => return (key, true),
+            Some(key) => self.remove_session(key),
+            None => {}
+        }
+        let key = self.sessions.insert(Session::new(guest.client.clone(), guest.expiry));
+        self.clients.insert(guest.client.clone(), key);
+        (key, false)
+    }
+
+    /// CONNACK with a refusal, where the version has a word for it.
+    fn refuse_connect(&mut self, id: ConnId, version: Version, (reason, words): Refusal) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if !version.is_v5() && reason.connect_return_code().is_none() {
+            return;
+        }
+        let list = [Property::ReasonString(words)];
+        let properties = if version.is_v5() { Properties::new(&list) } else { Properties::EMPTY };
+        let connack = Packet::ConnAck(ConnAck { session_present: false, reason, properties });
+        let _ = write::packet(&mut connection.outbox, version, &connack, usize::MAX);
+    }
+}
+
+const AUTH_METHOD: u8 = 0x15;
+
+impl Shared {
+    /// Whether this peer may come without credentials.
+    pub(super) fn allows(&self, peer: Peer) -> bool {
+        match self.anonymous {
+            Anonymous::Never => false,
+            Anonymous::Loopback => peer.address.ip().to_canonical().is_loopback(),
+            Anonymous::Everywhere => true,
+        }
+    }
+
+    /// A session expiry as far as the gateway grants it.
+    pub(super) fn capped_expiry(&self, seconds: u32) -> Duration {
+        Duration::from_secs(seconds.into()).min(self.limits.session_expiry_max)
+    }
+
+    /// Checks a will as if it were published now: later nobody could be told.
+    fn will(&self, version: Version, client: &DeviceId, will: &mqtt::Will<'_>) -> Result<Will, Refusal> {
+        if version.is_v5() && will.retain {
+            return Err((ReasonCode::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
+        }
+        // Older versions have no word for a topic; "not authorised" is the nearest.
+        let reason =
+            if version.is_v5() { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };
+        let topic =
+            self.publishable(will.topic).map_err(|_| (reason, "the will's topic is not permitted"))?;
+        let properties = publish::properties(&will.properties, self.limits.user_properties)
+            .map_err(|reason| (reason, "the will has too many user properties"))?;
+        Ok(Will {
+            incoming: Incoming {
+                device: client.clone(),
+                topic,
+                payload: Bytes::copy_from_slice(will.payload),
+                qos: super::engine_qos(will.qos),
+                retain: will.retain,
+                duplicate: false,
+                source: Source::Mqtt,
+                properties,
+                record: None,
+            },
+            delay: Duration::from_secs(will.properties.will_delay().unwrap_or(0).into()),
+            due: None,
+        })
+    }
+
+    /// Everything that a client has to know, truthfully (MQTT 5.0, 3.2.2.3); older versions leave it out.
+    fn connack_properties<'a>(
+        &self,
+        connect: &Connect<'_>,
+        client: &'a DeviceId,
+        assigned: bool,
+        expiry: Duration,
+        keep_alive: u16,
+    ) -> Vec<Property<'a>> {
+        if !connect.version.is_v5() {
+            return Vec::new();
+        }
+        let mut list = vec![
+            Property::ReceiveMaximum(self.limits.receive_maximum),
+            Property::MaximumPacketSize(u32::try_from(self.limits.packet_bytes).unwrap_or(u32::MAX)),
+            Property::TopicAliasMaximum(self.limits.topic_alias_maximum),
+            Property::RetainAvailable(false),
+            Property::SharedAvailable(false),
+        ];
+        let expiry = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+        if expiry != connect.properties.session_expiry().unwrap_or(0) {
+            list.push(Property::SessionExpiry(expiry));
+        }
+        if keep_alive != connect.keep_alive {
+            list.push(Property::ServerKeepAlive(keep_alive));
+        }
+        if assigned {
+            list.push(Property::AssignedClientId(client.as_str()));
+        }
+        list
+    }
+}

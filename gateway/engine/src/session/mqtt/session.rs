@@ -1,0 +1,99 @@
+//! One MQTT session: what outlives a connection (MQTT 5.0, 4.1). Its halves have their own files.
+//! Owns no connection; is found by its client id.
+
+use super::inbound::Inbound;
+use super::outbound::Outbound;
+use super::subscriptions::Granted;
+use crate::id::{ConnId, DeviceId};
+use crate::session::Incoming;
+use crate::time::{Duration, Instant};
+use crate::topic::Filter;
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+
+/// A will that stands ready (MQTT 5.0, 3.1.2.5).
+#[derive(Debug)]
+pub(super) struct Will {
+    pub(super) incoming: Incoming,
+    pub(super) delay: Duration,
+    /// When it goes out, once the connection has ended.
+    pub(super) due: Option<Instant>,
+}
+
+/// SUBACKs and UNSUBACKs that wait for their record at the most; further packets then wait, too.
+pub(super) const HELD_MAX: usize = 16;
+
+/// An answer that leaves when the session's record is durable.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) serial: u64,
+    pub(super) packet: Bytes,
+}
+
+/// A session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client: DeviceId,
+    pub(super) connection: Option<ConnId>,
+    /// How long it outlives its connection; zero: not at all, and no record is kept of it.
+    pub(super) expiry: Duration,
+    /// When it ends, while it has no connection.
+    pub(super) ends: Option<Instant>,
+    /// Its timer.
+    pub(super) armed: Option<Instant>,
+    pub(super) will: Option<Will>,
+    pub(super) subscriptions: BTreeMap<Filter, Granted>,
+    pub(super) inbound: Inbound,
+    pub(super) outbound: Outbound,
+    /// A record of it was ordered, durable or not yet. Sessions without anything to remember have none: flash is spared (P6).
+    pub(super) recorded: bool,
+    /// The changes of its record that were ordered with an answer waiting, and those that are durable.
+    pub(super) ordered: u64,
+    pub(super) durable: u64,
+    /// Answers to the present connection, ascending.
+    pub(super) held: VecDeque<Held>,
+}
+
+impl Session {
+    pub(super) fn new(client: DeviceId, expiry: Duration) -> Self {
+        Self {
+            client,
+            connection: None,
+            expiry,
+            ends: None,
+            armed: None,
+            will: None,
+            subscriptions: BTreeMap::new(),
+            inbound: Inbound::default(),
+            outbound: Outbound::new(),
+            recorded: false,
+            ordered: 0,
+            durable: 0,
+            held: VecDeque::new(),
+        }
+    }
+
+    /// Whether it outlives its connection.
+    pub(super) fn is_persistent(&self) -> bool {
+        self.expiry > Duration::ZERO
+    }
+
+    /// The expiry as it stands in the record, in seconds.
+    pub(super) fn expiry_seconds(&self) -> u32 {
+        u32::try_from(self.expiry.as_secs()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether everything asked on the present connection has been answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.inbound.pending() == 0 && self.held.is_empty()
+    }
+
+    /// When time alone does something to it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let will = self.will.as_ref().and_then(|will| will.due);
+        match (self.ends, will) {
+            (Some(ends), Some(will)) => Some(ends.min(will)),
+            (ends, will) => ends.or(will),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! SUBSCRIBE and UNSUBSCRIBE: what is granted, in the tree, in the session, and in its record, before the answer says so.
+
+use super::packets::Exchange;
+use super::session::{Held, Session};
+use super::subscriptions::Granted;
+use super::{Receipt, Shared, Waiting, record, write};
+use crate::event::Op;
+use crate::session::{self, Request};
+use crate::topic::Filter;
+use bytes::Bytes;
+use std::num::NonZeroU32;
+use tidegate_wire::mqtt::{
+    self, Packet, Properties, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+};
+
+impl Exchange<'_> {
+    pub(super) fn subscribe(&mut self, subscribe: &Subscribe<'_>) {
+        let id = subscribe.properties.subscription_id().and_then(NonZeroU32::new);
+        let mut changed = false;
+        let codes: Vec<u8> = subscribe
+            .subscriptions
+            .iter()
+            .map(|wish| match self.grant(&wish, id) {
+                Ok((granted, new)) => {
+                    changed |= new;
+                    granted.qos as u8
+                }
+                // Older versions have one code for every failure [MQTT-3.9.3-2 of 3.1.1].
+                Err(reason) if self.version().is_v5() => reason.0,
+                Err(_) => ReasonCode::UNSPECIFIED_ERROR.0,
+            })
+            .collect();
+        let packet_id = subscribe.packet_id;
+        self.answer(
+            changed,
+            &Packet::SubAck(SubAck { packet_id, properties: Properties::EMPTY, codes: &codes }),
+        );
+    }
+
+    /// Grants a subscription; says whether anything has changed.
+    fn grant(
+        &mut self,
+        wish: &Subscription<'_>,
+        id: Option<NonZeroU32>,
+    ) -> Result<(Granted, bool), ReasonCode> {
+        if wish.filter.starts_with("$share/") {
+            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+        }
+        let limits = &self.shared.limits;
+        let levels = 1 + wish.filter.bytes().filter(|byte| *byte == b'/').count();
+        if wish.filter.len() > limits.topic_bytes || levels > limits.topic_levels {
+            return Err(ReasonCode::TOPIC_FILTER_INVALID);
+        }
+        let filter = Filter::new(wish.filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+        let before = self.session.subscriptions.get(&filter).copied();
+        if before.is_none() && self.session.subscriptions.len() >= limits.subscriptions_per_session {
+            return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
+        let granted = Granted {
+            qos: super::engine_qos(wish.qos),
+            no_local: wish.no_local,
+            retain_as_published: wish.retain_as_published,
+            retain_handling: wish.retain_handling as u8,
+            id,
+        };
+        if before == Some(granted) {
+            return Ok((granted, false));
+        }
+        self.tree.insert(&filter, self.key, granted);
+        self.session.subscriptions.insert(filter, granted);
+        Ok((granted, true))
+    }
+
+    pub(super) fn unsubscribe(&mut self, unsubscribe: &Unsubscribe<'_>) {
+        let mut changed = false;
+        let mut codes = Vec::new();
+        for text in unsubscribe.filters.iter() {
+            let known =
+                Filter::new(text).ok().filter(|filter| self.session.subscriptions.remove(filter).is_some());
+            if let Some(filter) = &known {
+                self.tree.remove(filter, self.key);
+                changed = true;
+            }
+            codes.push(if known.is_some() {
+                ReasonCode::SUCCESS.0
+            } else {
+                ReasonCode::NO_SUBSCRIPTION_EXISTED.0
+            });
+        }
+        if !self.version().is_v5() {
+            codes.clear();
+        }
+        let packet_id = unsubscribe.packet_id;
+        self.answer(
+            changed,
+            &Packet::UnsubAck(UnsubAck { packet_id, properties: Properties::EMPTY, codes: &codes }),
+        );
+    }
+
+    /// Answers at once, or when the session's record says the same.
+    fn answer(&mut self, changed: bool, packet: &Packet<'_>) {
+        if changed && self.session.is_persistent() {
+            self.session.recorded = true;
+            self.session.ordered += 1;
+            let receipt = Receipt { session: self.key, waiting: Waiting::Record(self.session.ordered) };
+            let op = self.shared.put(self.session);
+            self.shared
+                .requests
+                .push_back(Request::Record { op, receipt: Some(session::Receipt::Mqtt(receipt)) });
+        }
+        let version = self.version();
+        if self.session.durable >= self.session.ordered {
+            // An answer that the client's Maximum Packet Size does not allow is left out [MQTT-3.1.2-24].
+            let most = self.packet_bytes();
+            let _ = write::packet(&mut self.connection.outbox, version, packet, most);
+            return;
+        }
+        let length = mqtt::encoded_len(version, packet).unwrap_or(0);
+        let mut bytes = vec![0; length];
+        if length <= self.packet_bytes() && mqtt::encode(version, packet, &mut bytes).is_ok() {
+            self.session.held.push_back(Held { serial: self.session.ordered, packet: Bytes::from(bytes) });
+        }
+    }
+
+    /// The session's record of this number is durable, and all before it.
+    pub(super) fn recorded(&mut self, serial: u64) {
+        while let Some(held) = self.session.held.pop_front_if(|held| held.serial <= serial) {
+            self.connection.outbox.tail().extend_from_slice(&held.packet);
+        }
+        self.shared.stir(self.id, self.connection);
+    }
+}
+
+impl Shared {
+    /// Orders a session's record, for nobody who waits.
+    pub(super) fn record(&mut self, session: &mut Session) {
+        session.recorded = true;
+        let op = self.put(session);
+        self.change(op);
+    }
+
+    fn put(&self, session: &Session) -> Op {
+        Op::Put {
+            key: record::session_key(&session.client),
+            value: record::encode(session.expiry_seconds(), &session.subscriptions),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Packets into an outbox. Knows the peer's version and limits, and nothing of sessions.
+
+use super::outbox::{Outbox, SHARED_FROM_BYTES};
+use crate::message::{Message, Qos};
+use std::num::NonZeroU32;
+use tidegate_wire::mqtt::{
+    self, Ack, Disconnect, Kind, Packet, Properties, Property, Publish, ReasonCode, Version,
+};
+
+/// The packet is larger than the peer takes, or cannot be said in its version; nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unsayable;
+
+/// Writes a packet of at most `most` bytes.
+pub(super) fn packet(
+    out: &mut Outbox,
+    version: Version,
+    packet: &Packet<'_>,
+    most: usize,
+) -> Result<(), Unsayable> {
+    let length = mqtt::encoded_len(version, packet).map_err(|_| Unsayable)?;
+    if length > most {
+        return Err(Unsayable);
+    }
+    let tail = out.tail();
+    let before = tail.len();
+    tail.resize(before + length, 0);
+    match tail.get_mut(before..).map(|room| mqtt::encode(version, packet, room)) {
+        Some(Ok(_)) => Ok(()),
+        _ => {
+            tail.truncate(before);
+            Err(Unsayable)
+        }
+    }
+}
+
+/// Writes PUBACK, PUBREC, PUBREL or PUBCOMP. `packet_id` is never zero.
+pub(super) fn ack(out: &mut Outbox, version: Version, kind: Kind, packet_id: u16, reason: ReasonCode) {
+    let Some(packet_id) = mqtt::PacketId::new(packet_id) else { return };
+    if reason == ReasonCode::SUCCESS || !version.is_v5() {
+        out.tail().extend_from_slice(&mqtt::short_ack(kind, packet_id));
+        return;
+    }
+    let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
+    let whole = match kind {
+        Kind::PubAck => Packet::PubAck(ack),
+        Kind::PubRec => Packet::PubRec(ack),
+        Kind::PubRel => Packet::PubRel(ack),
+        _ => Packet::PubComp(ack),
+    };
+    // Six bytes at the most: no peer's limit is smaller in earnest, and without it the message would never end.
+    let _ = packet(out, version, &whole, usize::MAX);
+}
+
+/// Writes DISCONNECT with its reason; versions before 5 have none from a server.
+pub(super) fn disconnect(out: &mut Outbox, version: Version, reason: ReasonCode, words: &str, most: usize) {
+    if !version.is_v5() {
+        return;
+    }
+    let properties = [Property::ReasonString(words)];
+    let told = Packet::Disconnect(Disconnect { reason, properties: Properties::new(&properties) });
+    // The reason string gives way to the peer's Maximum Packet Size [MQTT-3.14.2-3].
+    if packet(out, version, &told, most).is_err() {
+        let bare = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
+        let _ = packet(out, version, &bare, most);
+    }
+}
+
+/// A message on its way to one client.
+pub(super) struct Copy<'a> {
+    pub(super) message: &'a Message,
+    pub(super) qos: Qos,
+    pub(super) retain: bool,
+    pub(super) dup: bool,
+    pub(super) packet_id: Option<mqtt::PacketId>,
+    pub(super) subscriptions: &'a [NonZeroU32],
+    pub(super) seconds_left: Option<u32>,
+}
+
+/// Writes a PUBLISH of at most `most` bytes; a large payload is shared, not copied.
+pub(super) fn publish(
+    out: &mut Outbox,
+    version: Version,
+    copy: &Copy<'_>,
+    most: usize,
+) -> Result<(), Unsayable> {
+    let list = if version.is_v5() { properties(copy) } else { Vec::new() };
+    let message = copy.message;
+    let publish = Publish {
+        dup: copy.dup,
+        qos: super::wire_qos(copy.qos),
+        retain: copy.retain,
+        topic: message.topic.as_str(),
+        packet_id: copy.packet_id,
+        properties: Properties::new(&list),
+        payload: &message.payload,
+    };
+    if message.payload.len() < SHARED_FROM_BYTES {
+        return packet(out, version, &Packet::Publish(publish), most);
+    }
+    let length = mqtt::encoded_len(version, &Packet::Publish(publish)).map_err(|_| Unsayable)?;
+    if length > most {
+        return Err(Unsayable);
+    }
+    let header = length - message.payload.len();
+    let tail = out.tail();
+    let before = tail.len();
+    tail.resize(before + header, 0);
+    match tail.get_mut(before..).map(|room| mqtt::encode_publish_header(version, &publish, room)) {
+        Some(Ok(_)) => {
+            out.share(message.payload.clone());
+            Ok(())
+        }
+        _ => {
+            tail.truncate(before);
+            Err(Unsayable)
+        }
+    }
+}
+
+/// What goes with the payload, in the order of the specification's table; user properties in their own order [MQTT-3.3.2-18].
+fn properties<'a>(copy: &Copy<'a>) -> Vec<Property<'a>> {
+    let mut list = Vec::new();
+    if let Some(properties) = copy.message.properties.as_deref() {
+        if properties.utf8_payload {
+            list.push(Property::PayloadFormat(true));
+        }
+        if let Some(seconds) = copy.seconds_left {
+            list.push(Property::MessageExpiry(seconds));
+        }
+        list.extend(properties.content_type.as_deref().map(Property::ContentType));
+        list.extend(properties.response_topic.as_deref().map(Property::ResponseTopic));
+        list.extend(properties.correlation_data.as_deref().map(Property::CorrelationData));
+        list.extend(properties.user.iter().map(|(name, value)| Property::User(name, value)));
+    }
+    list.extend(copy.subscriptions.iter().map(|id| Property::SubscriptionId(id.get())));
+    list
+}
