@@ -229,10 +229,10 @@ impl Mqtt {
     pub fn sent(&mut self, now: Now, conn: ConnId, count: usize) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.outbox.sent(count);
-        if let Some(mut exchange) = self.exchange_of(now.instant, conn) {
-            if exchange.session.outbound.len() > 0 {
-                exchange.pump();
-            }
+        if let Some(mut exchange) = self.exchange_of(now.instant, conn)
+            && exchange.session.outbound.len() > 0
+        {
+            exchange.pump();
         }
         self.regulate(conn);
     }

@@ -140,10 +140,10 @@ impl Mqtt {
 
     /// Sets a session's timer.
     pub(super) fn watch(&mut self, key: SessionKey) {
-        if let Some(session) = self.sessions.get_mut(key) {
-            if let Some(due) = session.due() {
-                self.timers.arm(&mut session.armed, due, Due::Session(key));
-            }
+        if let Some(session) = self.sessions.get_mut(key)
+            && let Some(due) = session.due()
+        {
+            self.timers.arm(&mut session.armed, due, Due::Session(key));
         }
     }
 

@@ -112,10 +112,10 @@ impl Mqtt {
         loop {
             self.assigned += 1;
             let name = format!("auto-{:x}-{:x}", self.epoch, self.assigned);
-            if let Ok(client) = DeviceId::new(&name) {
-                if !self.clients.contains_key(&client) {
-                    return client;
-                }
+            if let Ok(client) = DeviceId::new(&name)
+                && !self.clients.contains_key(&client)
+            {
+                return client;
             }
         }
     }

@@ -159,7 +159,7 @@ impl Inbound {
             }
             // An id whose release has been asked for is free: this is the next message.
             known => {
-                self.in_use += usize::from(!known.is_some_and(|known| known.counted == connection));
+                self.in_use += usize::from(known.is_none_or(|known| known.counted != connection));
                 let unreleased = Unreleased { stage: Stage::Pending, recorded, counted: connection };
                 self.unreleased.insert(packet_id, unreleased);
                 Begun::New(self.push(ack, false))
@@ -204,10 +204,10 @@ impl Inbound {
         if let Some(packet_id) = exactly_once {
             if planted.is(Mutant::Qos2Forgotten) {
                 self.unreleased.remove(&packet_id);
-            } else if let Some(unreleased) = self.unreleased.get_mut(&packet_id) {
-                if unreleased.stage == Stage::Pending {
-                    unreleased.stage = Stage::Safe;
-                }
+            } else if let Some(unreleased) = self.unreleased.get_mut(&packet_id)
+                && unreleased.stage == Stage::Pending
+            {
+                unreleased.stage = Stage::Safe;
             }
         }
     }
