@@ -16,6 +16,9 @@
 //! assert!(publisher.poll_timeout().is_some());
 //! ```
 
+#[cfg(test)]
+mod tests;
+
 use core::fmt;
 use tidegate_wire::coap::{
     Code, Fault, Header, Kind, Message, OptionNumber, ParseError, Token, WriteError, Writer,

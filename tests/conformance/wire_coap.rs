@@ -1,5 +1,6 @@
 //! The CoAP codec against the bytes of the RFCs, random messages, random bytes, and coap-lite in both directions.
 //! Owns no behaviour of a server: one message at a time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is a finding")]
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet};
 use proptest::collection::vec;

@@ -1,5 +1,6 @@
 //! Slipmux frames against known bytes, random frames in random pieces, and noise on the line.
 //! Owns no serial port.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is a finding")]
 
 use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof, proptest};
