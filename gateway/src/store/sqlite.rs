@@ -65,7 +65,7 @@ pub struct SqliteStore {
     db: Connection,
     names: BTreeMap<LaneId, String>,
     space: space::Space,
-    _dir: dir::DataDir,
+    dir: dir::DataDir,
 }
 
 impl SqliteStore {
@@ -74,28 +74,21 @@ impl SqliteStore {
         commit::apply(&tx, &self.names, ops)?;
         Ok(tx.commit()?)
     }
-}
 
-impl Store for SqliteStore {
-    fn commit(&mut self, ops: &[Op]) -> Result<(), StoreFault> {
-        if ops.is_empty() {
-            return Ok(());
-        }
+    fn commit_or_make_room(&mut self, ops: &[Op]) -> Result<(), Fault> {
         self.space.look_for_room(&self.db)?;
+        let added = added_bytes(ops);
         match self.transact(ops) {
             // At the bound of the file the answer is no. On a full medium there is something to be done, once.
-            Err(fault)
-                if fault.is_full()
-                    && (added_bytes(ops) == 0 || self.space.blames_medium(&self.db, added_bytes(ops))?) =>
-            {
+            Err(fault) if fault.is_full() && (added == 0 || self.space.blames_medium(&self.db, added)?) => {
                 self.space.medium_is_full(&self.db)?;
-                Ok(self.transact(ops)?)
+                self.transact(ops)
             }
-            done => Ok(done?),
+            done => done,
         }
     }
 
-    fn load(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, StoreFault> {
+    fn read(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, Fault> {
         let (page, damaged) = load::page(&self.db, lane, after, messages, bytes)?;
         if !damaged.is_empty() {
             load::move_away(&mut self.db, lane, &damaged)?;
@@ -103,8 +96,32 @@ impl Store for SqliteStore {
         Ok(page)
     }
 
+    /// What the caller is told. Damage is remembered for the next start, which opens a new file.
+    fn report(&self, fault: Fault) -> StoreFault {
+        if fault.is_corruption()
+            && let Err(error) = self.dir.mark_damaged()
+        {
+            tracing::error!(%error, "cannot remember for the next start that the database is damaged");
+        }
+        fault.into()
+    }
+}
+
+impl Store for SqliteStore {
+    fn commit(&mut self, ops: &[Op]) -> Result<(), StoreFault> {
+        if ops.is_empty() {
+            return Ok(());
+        }
+        self.commit_or_make_room(ops).map_err(|fault| self.report(fault))
+    }
+
+    fn load(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, StoreFault> {
+        self.read(lane, after, messages, bytes).map_err(|fault| self.report(fault))
+    }
+
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault> {
-        let state = lanes::assign(&mut self.db, routes, lanes::Unused::Keep)?;
+        let state =
+            lanes::assign(&mut self.db, routes, lanes::Unused::Keep).map_err(|fault| self.report(fault))?;
         if state.lanes.ids.len() != routes.len() {
             return Err(StoreFault::Failed(OpenError::TooManyRoutes.to_string()));
         }

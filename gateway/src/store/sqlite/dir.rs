@@ -16,6 +16,7 @@ pub(super) const DATABASE: &str = "tidegate.db";
 /// The file that holds space back for a full medium.
 pub(super) const BALLAST: &str = "ballast";
 const QUARANTINE: &str = "quarantine";
+const DAMAGED: &str = "damaged";
 
 /// How the lock file begins: this, and nothing else, makes a directory ours.
 const MARK: &str = "tidegate";
@@ -133,6 +134,17 @@ impl DataDir {
             .map_err(|source| OpenError::Directory { what: "write", path, source })
     }
 
+    /// Remembers, for the next start, that the database was found damaged while it was in use.
+    pub(super) fn mark_damaged(&self) -> io::Result<()> {
+        File::create(self.path.join(DAMAGED))?.sync_all()?;
+        sync_dir(&self.path)
+    }
+
+    /// Whether the last life found the database damaged.
+    pub(super) fn is_marked_damaged(&self) -> bool {
+        self.path.join(DAMAGED).exists()
+    }
+
     /// Moves the database, its WAL and its index aside, and says where to.
     pub(super) fn quarantine(&self, epoch: u64) -> Result<PathBuf, OpenError> {
         let parent = self.path.join(QUARANTINE);
@@ -152,7 +164,11 @@ impl DataDir {
                         _ => {}
                     }
                 }
-                sync_dir(&path).and_then(|()| sync_dir(&self.path))
+                sync_dir(&path)?;
+                if self.is_marked_damaged() {
+                    fs::remove_file(self.path.join(DAMAGED))?;
+                }
+                sync_dir(&self.path)
             })
             .map_err(|source| OpenError::Directory {
                 what: "move the damaged database to",

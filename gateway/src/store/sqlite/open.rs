@@ -109,19 +109,19 @@ pub fn open(dir: &Path, routes: &[(&str, &str)], sizes: Sizes) -> Result<Opened,
     let life = dir.life()?;
     let path = dir.create_database()?;
     let mut quarantined = None;
-    let found = match prepare(&path, life, routes, sizes) {
-        Err(Failure::Fault(fault)) if fault.is_corruption() => {
-            let to = dir.quarantine(life.map_or(0, |life| life.epoch))?;
-            tracing::error!(%fault, moved_to = %to.display(), "the database is damaged; going on with a new one");
-            quarantined = Some(to);
-            dir.create_database()?;
-            prepare(&path, life, routes, sizes)
-        }
-        other => other,
-    };
+    let mut found =
+        if dir.is_marked_damaged() { Err(Failure::Damaged) } else { prepare(&path, life, routes, sizes) };
+    if found.as_ref().err().is_some_and(Failure::is_corruption) {
+        let to = dir.quarantine(life.map_or(0, |life| life.epoch))?;
+        tracing::error!(moved_to = %to.display(), "the database is damaged; going on with a new one");
+        quarantined = Some(to);
+        dir.create_database()?;
+        found = prepare(&path, life, routes, sizes);
+    }
     let found = found.map_err(|failure| match failure {
         Failure::Open(error) => error,
         Failure::Fault(fault) => OpenError::Database { path: path.clone(), text: fault.to_string() },
+        Failure::Damaged => OpenError::Database { path: path.clone(), text: "it is damaged".to_owned() },
     })?;
     let Prepared { db, state, last_epoch, records, damaged_records } = found;
 
@@ -138,7 +138,7 @@ pub fn open(dir: &Path, routes: &[(&str, &str)], sizes: Sizes) -> Result<Opened,
         .map_err(|fault| OpenError::Database { path: path.clone(), text: fault.to_string() })?;
     let lanes::State { lanes: Lanes { ids, orphans }, states, last, names } = state;
     Ok(Opened {
-        store: SqliteStore { db, names, space, _dir: dir },
+        store: SqliteStore { db, names, space, dir },
         recovered: Recovered { lanes: states, last, records },
         epoch,
         lanes: ids,
@@ -157,8 +157,22 @@ struct Prepared {
 }
 
 enum Failure {
+    /// What only the operator can change.
     Open(OpenError),
+    /// What SQLite met.
     Fault(Fault),
+    /// The last life met damage.
+    Damaged,
+}
+
+impl Failure {
+    fn is_corruption(&self) -> bool {
+        match self {
+            Self::Open(_) => false,
+            Self::Fault(fault) => fault.is_corruption(),
+            Self::Damaged => true,
+        }
+    }
 }
 
 impl<E: Into<Fault>> From<E> for Failure {

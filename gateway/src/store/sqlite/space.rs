@@ -24,7 +24,7 @@ pub(super) struct Space {
     /// As `wal_pages`, higher while a reader keeps the WAL from being written back whole.
     write_back_at: i32,
     /// While the medium is full: when it was last asked for room.
-    full_since: Option<Instant>,
+    full_asked: Option<Instant>,
 }
 
 impl Space {
@@ -36,7 +36,7 @@ impl Space {
             file_pages: sizes.file_pages(),
             wal_pages,
             write_back_at: wal_pages,
-            full_since: None,
+            full_asked: None,
         };
         if !space.ballast.take() {
             space.medium_is_full(db)?;
@@ -49,13 +49,14 @@ impl Space {
         // A commit splits pages and half fills them: twice its bytes, and some for the tables beside.
         let needed = i64::try_from(bytes / super::PAGE_BYTES * 2 + 64).unwrap_or(i64::MAX);
         let pages: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0))?;
-        Ok(self.full_since.is_some() || pages.saturating_add(needed) < self.file_pages)
+        Ok(self.full_asked.is_some() || pages.saturating_add(needed) < self.file_pages)
     }
 
     /// The medium is full: what was held back is let go for the log of what is deleted, and the file grows no more, so that
     /// only what becomes free in it is used again.
     pub(super) fn medium_is_full(&mut self, db: &Connection) -> Result<(), Fault> {
-        if self.full_since.replace(Instant::now()).is_none() {
+        if self.full_asked.is_none() {
+            self.full_asked = Some(Instant::now());
             tracing::warn!(
                 "the medium is full: nothing new is stored until something has left or space is freed"
             );
@@ -69,16 +70,16 @@ impl Space {
 
     /// Asks a full medium, once in a while, whether it has room again.
     pub(super) fn look_for_room(&mut self, db: &Connection) -> Result<(), Fault> {
-        let Some(asked) = self.full_since else { return Ok(()) };
+        let Some(asked) = self.full_asked else { return Ok(()) };
         if asked.elapsed() < ASK_AGAIN {
             return Ok(());
         }
         if self.ballast.take() {
             tracing::info!("the medium has room again");
-            self.full_since = None;
+            self.full_asked = None;
             return bound(db, self.file_pages);
         }
-        self.full_since = Some(Instant::now());
+        self.full_asked = Some(Instant::now());
         Ok(())
     }
 
