@@ -157,7 +157,7 @@ impl Gateway {
             "tidegate starts"
         );
         for warning in &config.warnings {
-            tracing::warn!("{warning}");
+            tracing::warn!("{}", warning.in_one_line());
         }
 
         // The store first: that another gateway has this directory explains more than that it has our port.
@@ -314,7 +314,7 @@ impl Gateway {
             Ok(config) => config,
             Err(mistakes) => {
                 for mistake in &mistakes.0 {
-                    tracing::error!("{mistake}");
+                    tracing::error!("{}", mistake.in_one_line());
                 }
                 tracing::error!(
                     mistakes = mistakes.0.len(),

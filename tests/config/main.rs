@@ -1,6 +1,8 @@
 //! What an operator is told about a configuration that is wrong, word for word, and what one that is right means.
 //! Each `mistakes/NAME.toml` has its expected report in `NAME.txt`; `TIDEGATE_BLESS=1` writes the reports anew.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
+
 use std::path::{Path, PathBuf};
 use tidegate::config::{self, Environment};
 
@@ -52,4 +54,14 @@ fn no_report_shows_a_secret() {
         let found = report(&path);
         assert!(!found.contains("hunter2"), "{}: {found}", path.display());
     }
+}
+
+#[test]
+fn a_mistake_fits_in_one_line_of_a_log() {
+    let mistakes =
+        config::parse("[mqtt]\nlisen = 1\n", Some(Path::new("t.toml")), &surroundings()).unwrap_err();
+    assert_eq!(
+        mistakes.0[0].in_one_line(),
+        "t.toml:2:1: unknown key `lisen` in `mqtt`; did you mean `listen`?"
+    );
 }

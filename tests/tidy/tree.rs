@@ -2,6 +2,7 @@
 //! Reads only; holds no rule.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 /// One text file.
 #[derive(Clone, Debug)]
@@ -201,8 +202,13 @@ fn literal(rest: &str, before: Option<char>) -> Option<usize> {
     None
 }
 
-/// Every text file of the repository but what is built, hidden, or not UTF-8.
-pub(crate) fn repository() -> Vec<Source> {
+/// Every text file of the repository but what is built, hidden, or not UTF-8. Read once for all rules.
+pub(crate) fn repository() -> &'static [Source] {
+    static SOURCES: OnceLock<Vec<Source>> = OnceLock::new();
+    SOURCES.get_or_init(read)
+}
+
+fn read() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut sources = Vec::new();
     let mut folders = vec![root.clone()];

@@ -49,6 +49,25 @@ pub struct Mistake {
     pub right: String,
 }
 
+impl Mistake {
+    /// All of it in one line, for a log: `FILE:LINE:COLUMN: what; what would be right`.
+    #[must_use]
+    pub fn in_one_line(&self) -> String {
+        let mut line = String::new();
+        if let Some(file) = &self.file {
+            line += &file.display().to_string();
+            line += ":";
+        }
+        if let Some(place) = &self.place {
+            line += &format!("{}:{}:", place.line, place.column);
+        }
+        if !line.is_empty() {
+            line += " ";
+        }
+        line + &self.what + "; " + &self.right
+    }
+}
+
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
