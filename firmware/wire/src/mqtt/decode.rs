@@ -173,7 +173,8 @@ fn connack(version: Version, mut reader: Reader<'_>) -> Result<ConnAck<'_>, Erro
         return Err(Error::ReservedBits);
     }
     let code = reader.u8()?;
-    let session_present = flags != 0;
+    // MQTT 3.1 has no such flag: the bit is reserved there.
+    let session_present = flags != 0 && version != Version::V3_1;
     // A server that does not know MQTT 5 says so in the form of 3.1.1: the client must be able to understand it.
     let old = !version.is_v5() || (code == 1 && reader.is_empty());
     let reason = if old { ReasonCode::from_connect_return_code(code) } else { Some(ReasonCode(code)) }
