@@ -1,4 +1,10 @@
-//! What the tests share: contracts that several implementations are held to.
+//! What the tests share: contracts that several implementations are held to, servers to test against, clients to test
+//! with, ledgers to compare. Test code: it panics where the world is not as a test needs it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod ports;
+pub mod publications;
+pub mod rabbit;
 pub mod store_contract;
 pub mod store_history;
+pub mod wait;

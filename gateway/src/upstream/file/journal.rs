@@ -5,6 +5,7 @@ use super::line::BEGINNING;
 use crate::config;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tracing::warn;
 
@@ -25,6 +26,9 @@ pub(super) enum Fault {
     /// It holds something else.
     #[error("the file exists and does not hold Tidegate's lines; choose another `path`")]
     Foreign,
+    /// Somebody has moved, replaced or removed the file: what is written to it now may be nowhere.
+    #[error("the file was moved or removed")]
+    Gone,
 }
 
 fn tried(what: &'static str) -> impl FnOnce(io::Error) -> Fault {
@@ -80,6 +84,7 @@ impl Journal {
     /// Appends whole lines; after `Ok` they are on the medium. After an error the file must be opened again: what the
     /// kernel holds of it can no longer be trusted.
     pub(super) fn append(&mut self, mut lines: &[u8]) -> Result<(), Fault> {
+        self.check_place()?;
         while !lines.is_empty() {
             let room = usize::try_from(self.max_size.saturating_sub(self.length)).unwrap_or(usize::MAX);
             let fits = if lines.len() <= room {
@@ -98,6 +103,16 @@ impl Journal {
             lines = later;
         }
         Ok(())
+    }
+
+    /// Whether the open file is the one that stands under the path. A file that log rotation has moved is begun
+    /// anew, and nothing is confirmed that went into a removed one.
+    fn check_place(&self) -> Result<(), Fault> {
+        let ours = self.file.metadata().map_err(tried("looking at it"))?;
+        match fs::metadata(&self.path) {
+            Ok(there) if (there.dev(), there.ino()) == (ours.dev(), ours.ino()) => Ok(()),
+            _ => Err(Fault::Gone),
+        }
     }
 
     fn write(&mut self, lines: &[u8]) -> Result<(), Fault> {
@@ -229,6 +244,21 @@ mod tests {
             assert!(matches!(Journal::open(&settings, 1 << 20), Err(Fault::Foreign)));
             assert_eq!(fs::read(&settings.path).unwrap(), content);
         }
+        fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_full_medium_and_a_removed_file_are_faults() {
+        let directory = directory("faults");
+        let settings = settings(&directory, 1 << 20, 1);
+        let mut journal = Journal::open(&settings, 1 << 20).unwrap();
+        fs::remove_file(&settings.path).unwrap();
+        assert!(matches!(journal.append(A), Err(Fault::Gone)));
+        let mut journal = Journal::open(&settings, 1 << 20).unwrap();
+        journal.append(A).unwrap();
+        journal.file = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        assert!(matches!(journal.write(B), Err(Fault::Io { .. })));
+        assert_eq!(fs::read(&settings.path).unwrap(), A);
         fs::remove_dir_all(directory).unwrap();
     }
 

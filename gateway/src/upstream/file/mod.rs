@@ -11,7 +11,7 @@ use crate::inbox::{DriverGone, Inbox};
 use journal::Journal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 use tidegate_engine::event::{Input, Outcome, Publication};
 use tidegate_engine::id::{GatewayId, Tag, UpstreamId};
@@ -175,11 +175,8 @@ impl Worker {
             loop {
                 let first = self.orders.recv().map_err(|_| End::Stopped)?;
                 self.take(first, &mut lines, &mut tags, journal)?;
-                loop {
-                    match self.orders.try_recv() {
-                        Ok(order) => self.take(order, &mut lines, &mut tags, journal)?,
-                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                    }
+                while let Ok(order) = self.orders.try_recv() {
+                    self.take(order, &mut lines, &mut tags, journal)?;
                 }
                 self.write(journal, &mut lines, &mut tags)?;
                 if self.reset.swap(false, Ordering::AcqRel) {
