@@ -63,7 +63,7 @@ fn describe(upstream: &Upstream) -> String {
             amqp.exchange.kind,
         ),
         UpstreamKind::File(file) => format!(
-            "{name}: file {}, {} a file and {} older ones",
+            "{name}: JSON Lines in {}, {} a file and {} older ones",
             file.path.display(),
             show_size(file.max_size),
             file.keep
