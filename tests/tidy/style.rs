@@ -15,6 +15,10 @@ const EMPTY_NAMES: &[&str] = &["utils", "util", "common", "helpers", "helper", "
 /// Tests that may sleep, each with its reason.
 const SLEEPERS: &[(&str, &str)] = &[
     ("tests/src/wait.rs", "the one place that looks again after a pause, for events of other processes"),
+    (
+        "tests/src/rabbit.rs",
+        "a consumer pauses between two attempts to reach a broker that the test has taken down",
+    ),
     ("tests/bench/", "an open loop sends by the clock: the pauses are the load"),
 ];
 
