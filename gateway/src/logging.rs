@@ -73,6 +73,13 @@ fn stderr_is_journal() -> bool {
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
+/// A line may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// How many were not written since the last one that was; a field for that line, left out when there were none.
+    pub suppressed: Option<u64>,
+}
+
 /// Lets so many lines of one kind through in a window of time, and counts the others.
 #[derive(Debug, Default)]
 pub struct Throttle {
@@ -88,8 +95,8 @@ impl Throttle {
         Self::default()
     }
 
-    /// Whether a line may be written now; if so, how many were not since the last one that was.
-    pub fn allow(&mut self, now: Instant) -> Option<u64> {
+    /// Whether a line may be written now.
+    pub fn allow(&mut self, now: Instant) -> Option<Pass> {
         if self.since.is_none_or(|since| now.duration_since(since) >= THROTTLE_WINDOW) {
             self.since = Some(now);
             self.lines = 0;
@@ -99,13 +106,13 @@ impl Throttle {
             return None;
         }
         self.lines += 1;
-        Some(std::mem::take(&mut self.suppressed))
+        Some(Pass { suppressed: Some(std::mem::take(&mut self.suppressed)).filter(|count| *count > 0) })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{THROTTLE_LINES, THROTTLE_WINDOW, Throttle};
+    use super::{Pass, THROTTLE_LINES, THROTTLE_WINDOW, Throttle};
     use std::time::Instant;
 
     #[test]
@@ -114,7 +121,8 @@ mod tests {
         let start = Instant::now();
         let written = (0..1_000).filter(|_| throttle.allow(start).is_some()).count();
         assert_eq!(written, THROTTLE_LINES as usize);
-        assert_eq!(throttle.allow(start + THROTTLE_WINDOW), Some(1_000 - u64::from(THROTTLE_LINES)));
-        assert_eq!(throttle.allow(start + THROTTLE_WINDOW), Some(0));
+        let suppressed = Some(1_000 - u64::from(THROTTLE_LINES));
+        assert_eq!(throttle.allow(start + THROTTLE_WINDOW), Some(Pass { suppressed }));
+        assert_eq!(throttle.allow(start + THROTTLE_WINDOW), Some(Pass { suppressed: None }));
     }
 }

@@ -1,7 +1,7 @@
 //! What the engine tells an operator, as log lines with fields. Each kind that a peer can cause is limited in rate on its own,
 //! so that a flood of one hides none of the others.
 
-use crate::logging::Throttle;
+use crate::logging::{Pass, Throttle};
 use std::collections::HashMap;
 use std::time::Instant;
 use tidegate_engine::event::{Notice, Setup, StoreFault};
@@ -36,22 +36,22 @@ impl Notices {
         let now = Instant::now();
         match notice {
             Notice::Connected { device, conn, protocol } => {
-                if let Some(suppressed) = self.connected.allow(now) {
+                if let Some(Pass { suppressed }) = self.connected.allow(now) {
                     tracing::info!(%device, conn = conn.0, protocol, suppressed, "connected");
                 }
             }
             Notice::Disconnected { device, conn, reason } => {
-                if let Some(suppressed) = self.disconnected.allow(now) {
+                if let Some(Pass { suppressed }) = self.disconnected.allow(now) {
                     tracing::info!(%device, conn = conn.0, suppressed, "disconnected: {}", reason.escape_debug());
                 }
             }
             Notice::Refused { peer, reason } => {
-                if let Some(suppressed) = self.refused.allow(now) {
+                if let Some(Pass { suppressed }) = self.refused.allow(now) {
                     tracing::warn!(%peer, suppressed, "refused: {}", reason.escape_debug());
                 }
             }
             Notice::Buried { id, lane, reason } => {
-                if let Some(suppressed) = self.buried.allow(now) {
+                if let Some(Pass { suppressed }) = self.buried.allow(now) {
                     let (route, epoch, seq) = (self.route(*lane), id.epoch, id.seq.0);
                     tracing::warn!(
                         route,
@@ -64,7 +64,7 @@ impl Notices {
                 }
             }
             Notice::SessionLost { client, reason } => {
-                if let Some(suppressed) = self.sessions_lost.allow(now) {
+                if let Some(Pass { suppressed }) = self.sessions_lost.allow(now) {
                     tracing::error!(
                         client,
                         suppressed,
@@ -80,7 +80,7 @@ impl Notices {
                 );
             }
             Notice::Holding { on, reason } => {
-                if let Some(suppressed) = self.holding.allow(now) {
+                if let Some(Pass { suppressed }) = self.holding.allow(now) {
                     if *on {
                         tracing::warn!(suppressed, "devices are told to hold: {reason}");
                     } else {
@@ -89,7 +89,7 @@ impl Notices {
                 }
             }
             Notice::Store(fault) => {
-                if let Some(suppressed) = self.store.allow(now) {
+                if let Some(Pass { suppressed }) = self.store.allow(now) {
                     match fault {
                         None => tracing::info!(suppressed, "the store works again"),
                         Some(StoreFault::Full) => tracing::error!(
@@ -106,7 +106,7 @@ impl Notices {
                 }
             }
             Notice::Dropped { messages } => {
-                if let Some(suppressed) = self.dropped.allow(now) {
+                if let Some(Pass { suppressed }) = self.dropped.allow(now) {
                     tracing::warn!(
                         messages,
                         suppressed,

@@ -356,3 +356,104 @@ impl Wake for WritableConn {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{CLOSE_WITHIN, Fact, Outgoing};
+    use crate::connection::{Connection, Gate, Mode};
+    use bytes::Bytes;
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+    use std::time::Instant;
+    use tidegate_engine::id::ConnId;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    const CONN: ConnId = ConnId(7);
+
+    /// A connection whose socket takes `room` bytes until its peer reads.
+    fn connected(room: usize) -> (Outgoing, DuplexStream, Arc<Gate>) {
+        let (ours, theirs) = duplex(room);
+        let gate = Arc::new(Gate::default());
+        let mut outgoing = Outgoing::new();
+        outgoing.attach(Connection { conn: CONN, writer: Box::pin(ours), gate: Arc::clone(&gate) });
+        (outgoing, theirs, gate)
+    }
+
+    fn mode(gate: &Gate) -> Mode {
+        gate.poll_mode(&Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_leaves_when_it_is_writable() {
+        let (mut outgoing, mut peer, _gate) = connected(4);
+        let mut facts = Vec::new();
+        outgoing.send(CONN, Bytes::from_static(b"abc"));
+        outgoing.send(CONN, Bytes::from_static(b"defgh"));
+        outgoing.flush(&mut facts);
+        assert_eq!(facts.iter().map(sent).sum::<usize>(), 4);
+        assert!(!outgoing.idle());
+
+        let mut read = [0; 8];
+        let mut got = peer.read(&mut read).await.unwrap();
+        while got < read.len() {
+            let (mut ready, writable) = (Vec::new(), outgoing.writable());
+            poll_fn(|cx| writable.poll(cx, &mut ready)).await;
+            outgoing.resume(&mut ready, &mut facts);
+            got += peer.read(&mut read[got..]).await.unwrap();
+        }
+        assert_eq!(&read, b"abcdefgh");
+        assert_eq!(facts.iter().map(sent).sum::<usize>(), 8);
+        assert!(outgoing.idle());
+    }
+
+    #[tokio::test]
+    async fn a_close_lets_what_was_ordered_before_leave() {
+        let (mut outgoing, mut peer, gate) = connected(64);
+        let mut facts = Vec::new();
+        outgoing.send(CONN, Bytes::from_static(b"bye"));
+        outgoing.close(CONN, Instant::now());
+        outgoing.send(CONN, Bytes::from_static(b"too late"));
+        outgoing.flush(&mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 3), Fact::Closed(CONN)]);
+        assert!(!outgoing.knows(CONN));
+        assert_eq!(mode(&gate), Mode::Linger);
+        let mut read = Vec::new();
+        peer.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"bye");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_cannot_keep_its_connection() {
+        let (mut outgoing, _peer, gate) = connected(1);
+        let mut facts = Vec::new();
+        let now = Instant::now();
+        outgoing.send(CONN, Bytes::from_static(b"bye"));
+        outgoing.close(CONN, now);
+        outgoing.flush(&mut facts);
+        outgoing.expire(now, &mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 1)]);
+        assert_eq!(outgoing.next_expiry(), Some(now + CLOSE_WITHIN));
+        outgoing.expire(now + CLOSE_WITHIN, &mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 1), Fact::Closed(CONN)]);
+        assert_eq!(mode(&gate), Mode::Drop);
+    }
+
+    #[tokio::test]
+    async fn the_end_is_reported_once() {
+        let (mut outgoing, peer, _gate) = connected(64);
+        let mut facts = Vec::new();
+        drop(peer);
+        outgoing.send(CONN, Bytes::from_static(b"abc"));
+        outgoing.flush(&mut facts);
+        assert_eq!(facts, [Fact::Closed(CONN)]);
+        assert!(!outgoing.gone(CONN), "the reader's report comes second");
+    }
+
+    fn sent(fact: &Fact) -> usize {
+        match fact {
+            Fact::Sent(_, count) => *count,
+            Fact::Closed(_) => 0,
+        }
+    }
+}

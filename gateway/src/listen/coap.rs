@@ -3,7 +3,7 @@
 
 use super::{BindError, socket};
 use crate::inbox::Inbox;
-use crate::logging::Throttle;
+use crate::logging::{Pass, Throttle};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub async fn serve(number: u16, socket: Arc<UdpSocket>, inbox: Inbox, longest: u
         let (count, peer) = match socket.recv_from(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                if let Some(suppressed) = failures.allow(Instant::now()) {
+                if let Some(Pass { suppressed }) = failures.allow(Instant::now()) {
                     tracing::warn!(%error, suppressed, "a CoAP socket failed to receive; going on");
                 }
                 tokio::time::sleep(RECEIVE_AGAIN).await;

@@ -4,7 +4,7 @@
 use super::admission::{Admission, Permit};
 use super::{BindError, socket, stream};
 use crate::connection::Entrance;
-use crate::logging::Throttle;
+use crate::logging::{Pass, Throttle};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, admission: Arc<Adm
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                if let Some(suppressed) = failures.allow(Instant::now()) {
+                if let Some(Pass { suppressed }) = failures.allow(Instant::now()) {
                     tracing::warn!(%error, suppressed, "a connection could not be accepted; if this lasts, raise the limit of open files");
                 }
                 if !of_one_connection(&error) {
@@ -45,7 +45,7 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, admission: Arc<Adm
                 tokio::spawn(plain(stream, peer, entrance.clone(), permit));
             }
             Err(refusal) => {
-                if let Some(suppressed) = refusals.allow(Instant::now()) {
+                if let Some(Pass { suppressed }) = refusals.allow(Instant::now()) {
                     tracing::warn!(%peer, suppressed, "connection refused: {refusal}");
                 }
             }
