@@ -313,8 +313,9 @@ impl Exchange<'_> {
                 return Err(Ending::fault(ReasonCode::PROTOCOL_ERROR, "it sent a second CONNECT"));
             }
             Packet::Auth(_) => {
-                let words = "enhanced authentication is not supported";
-                return Err(Ending::fault(ReasonCode::BAD_AUTHENTICATION_METHOD, words));
+                // CONNACK would have said 0x8C, for which DISCONNECT has no room (MQTT 5.0, table 3-10).
+                let words = "it sent AUTH without an authentication method in its CONNECT";
+                return Err(Ending::fault(ReasonCode::PROTOCOL_ERROR, words));
             }
             _ => return Err(Ending::fault(ReasonCode::PROTOCOL_ERROR, "only a server may send this packet")),
         }

@@ -57,6 +57,8 @@ pub(super) fn disconnect(out: &mut Outbox, version: Version, reason: ReasonCode,
     if !version.is_v5() {
         return;
     }
+    // A broken second CONNECT has reasons that DISCONNECT does not know (MQTT 5.0, table 3-10).
+    let reason = if reason.belongs_to(Kind::Disconnect) { reason } else { ReasonCode::PROTOCOL_ERROR };
     let properties = [Property::ReasonString(words)];
     let told = Packet::Disconnect(Disconnect { reason, properties: Properties::new(&properties) });
     // The reason string gives way to the peer's Maximum Packet Size [MQTT-3.14.2-3].

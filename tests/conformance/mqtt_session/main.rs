@@ -1,0 +1,12 @@
+//! What the MQTT sessions promise, rule by rule: bytes in, bytes and requests out, on a clock that the test turns.
+//! Nothing here knows how they do it; the engine around them is played by `world`.
+
+mod world;
+
+mod connecting;
+mod delivering;
+mod ending;
+mod overload;
+mod publishing;
+mod sessions;
+mod subscribing;

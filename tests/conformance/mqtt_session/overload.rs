@@ -1,0 +1,118 @@
+//! Overload is said, not suffered: who is told to hold, what is dropped, what waits, and that nothing acknowledged by
+//! nobody grows without bound.
+
+use crate::world::{Client, Hello, World, encode, message};
+use tidegate_engine::time::Duration;
+use tidegate_wire::mqtt::{Packet, Qos, Version};
+
+fn reading(world: &World, client: Client) -> bool {
+    world.reading.get(&client.conn).copied().unwrap_or(true)
+}
+
+fn hold(world: &mut World, on: bool) {
+    world.mqtt.hold(world.now, on);
+    world.settle();
+}
+
+#[test]
+fn while_holding_publishers_are_not_read_and_nothing_is_refused() {
+    let mut world = World::new();
+    let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
+    let subscriber = world.connect(&Hello::new(Version::V5, "s"), false);
+    world.publish(publisher, message("t", Qos::AtLeastOnce, 1));
+    hold(&mut world, true);
+    assert!(!reading(&world, publisher) && reading(&world, subscriber));
+    // What was read before the order came: QoS 0 is dropped, the rest waits.
+    world.publish(publisher, message("t", Qos::AtMostOnce, 0));
+    world.publish(publisher, message("t", Qos::AtLeastOnce, 2));
+    world.publish(publisher, message("t", Qos::AtMostOnce, 0));
+    assert_eq!(world.published.len(), 1);
+    assert_eq!(world.mqtt.stats().dropped, 1);
+    world.subscribed(subscriber, "x", Qos::AtMostOnce);
+    world.publish(subscriber, message("t", Qos::AtLeastOnce, 7));
+    assert!(!reading(&world, subscriber), "it has become a publisher");
+    world.all_safe();
+    assert_eq!(world.said(publisher), ["PUBACK 1"]);
+    hold(&mut world, false);
+    assert!(reading(&world, publisher) && reading(&world, subscriber));
+    world.all_safe();
+    assert_eq!(world.said(publisher), ["PUBACK 2"]);
+    assert_eq!(world.said(subscriber), ["PUBACK 7"]);
+}
+
+#[test]
+fn who_is_held_for_too_long_is_told_that_the_server_is_busy() {
+    let mut world = World::new();
+    let publisher = world.connect(&Hello { keep_alive: 10, ..Hello::new(Version::V5, "p") }, false);
+    world.publish(publisher, message("t", Qos::AtLeastOnce, 1));
+    hold(&mut world, true);
+    world.pass(Duration::from_secs(15));
+    assert_eq!(world.said(publisher), ["DISCONNECT 0x89"]);
+}
+
+#[test]
+fn a_client_that_knows_no_receive_maximum_is_slowed_down() {
+    for version in [Version::V3_1, Version::V3_1_1] {
+        let mut world = World::new();
+        let client = world.connect(&Hello::new(version, "a"), false);
+        let mut bytes = Vec::new();
+        for id in 1..=500 {
+            bytes.extend(encode(version, &Packet::Publish(message("t", Qos::AtLeastOnce, id))));
+        }
+        for chunk in bytes.chunks(1_000) {
+            world.bytes(client.conn, chunk);
+        }
+        assert_eq!(world.published.len(), 32);
+        assert!(!reading(&world, client));
+        let mut most = 0;
+        while !world.published.is_empty() {
+            most = most.max(world.published.len());
+            world.safe(0);
+        }
+        assert!(most <= 32);
+        let expected: Vec<String> = (1..=500).map(|id| format!("PUBACK {id}")).collect();
+        assert_eq!(world.said(client), expected, "every one of them, in order");
+        assert!(reading(&world, client));
+    }
+}
+
+#[test]
+fn who_sends_on_while_not_read_is_disconnected() {
+    let mut world = World::new();
+    let client = world.connect(&Hello::new(Version::V3_1_1, "a"), false);
+    world.publish(client, message("t", Qos::AtLeastOnce, 1));
+    hold(&mut world, true);
+    let payload = vec![0; 100_000];
+    for id in 2..40 {
+        world.publish(
+            client,
+            tidegate_wire::mqtt::Publish { payload: &payload, ..message("t", Qos::AtLeastOnce, id) },
+        );
+    }
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn who_does_not_read_its_answers_is_not_read_and_at_last_disconnected() {
+    let mut world = World::limited(|limits| limits.outgoing_bytes = 1_000);
+    let client = world.connect(&Hello::new(Version::V5, "a"), false);
+    world.clients_read = false;
+    let pings: Vec<u8> = [0xC0, 0x00].repeat(300);
+    world.bytes(client.conn, &pings);
+    assert!(!reading(&world, client));
+    world.mqtt.sent(world.now, client.conn, 600);
+    world.settle();
+    assert!(reading(&world, client), "it has read them");
+    for _ in 0..40 {
+        world.bytes(client.conn, &pings);
+    }
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn packets_beyond_the_limit_are_not_awaited() {
+    let mut world = World::new();
+    let client = world.connect(&Hello::new(Version::V5, "a"), false);
+    world.bytes(client.conn, b"\x32\x80\x80\x10");
+    assert_eq!(world.said(client), ["DISCONNECT 0x95"]);
+}
