@@ -276,7 +276,7 @@ fn a_slow_reader_loses_qos_0_and_gets_the_rest_when_it_reads() {
         world.relay(publisher, Publish { payload: &payload, ..message("zero", Qos::AtMostOnce, 0) });
     }
     let taken = world.frames(subscriber.conn).len();
-    assert!(taken >= 4 && taken <= 6, "{taken}");
+    assert!((4..=6).contains(&taken), "{taken}");
     assert_eq!(world.mqtt.stats().dropped, 20 - taken as u64);
     world.relay(publisher, message("one", Qos::AtLeastOnce, 1));
     world.mqtt.sent(world.now, subscriber.conn, taken * 10_010);
