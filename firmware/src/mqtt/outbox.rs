@@ -1,7 +1,7 @@
 //! The packets that wait to be sent or acknowledged, as encoded bytes in one arena, in their order.
 //! Knows slots, bytes and order; nothing of connections or time.
 
-use tidegate_wire::mqtt::{EncodeError, Kind};
+use tidegate_wire::mqtt::{EncodeError, Kind, Qos};
 
 /// One packet: a PUBLISH or a SUBSCRIBE.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,11 @@ impl<const SLOTS: usize, const BYTES: usize> Outbox<SLOTS, BYTES> {
     /// The type of entry `index`; nothing but PUBLISH and SUBSCRIBE is in here.
     pub(super) fn kind(&self, index: usize) -> Option<Kind> {
         self.image(index).first().and_then(|&first| Kind::from_first_byte(first))
+    }
+
+    /// QoS of the PUBLISH at `index`.
+    pub(super) fn qos(&self, index: usize) -> Qos {
+        self.image(index).first().and_then(|first| Qos::from_u8(first >> 1 & 0x03)).unwrap_or_default()
     }
 
     fn start(&self, index: usize) -> usize {

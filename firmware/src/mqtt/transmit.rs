@@ -1,11 +1,12 @@
-//! What the publisher sends: which packet is next, and its bytes. Changes nothing but what sending changes.
+//! What a publisher sends, and in which order: replies, releases, a ping, then the messages as they were given.
+//! Takes nothing in; what the server will not take is left for `incoming` to report.
 
 use super::{Config, INBOUND_QOS2, Phase, Publisher, Reason, Reply, Session};
 use tidegate_wire::mqtt::{
-    Ack, Connect, Disconnect, Kind, Packet, PacketId, Properties, Property, Qos, ReasonCode, encode,
+    Ack, Connect, Disconnect, Kind, Packet, PacketId, Properties, Property, ReasonCode, encode,
 };
 
-impl<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher<'c, SLOTS, BYTES, RECEIVE> {
+impl<const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher<'_, SLOTS, BYTES, RECEIVE> {
     /// Writes what is to be sent now to the front of `buffer` and says how many bytes that is. All of them must go to
     /// the transport, in order; a PUBLISH may be cut anywhere. The buffer needs [`SHORT_PACKET_BYTES`], and must
     /// hold a whole CONNECT once.
@@ -137,11 +138,6 @@ impl<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher
         self.outbox.entries().iter().position(|entry| !entry.sent)
     }
 
-    /// QoS of the PUBLISH at `index`.
-    pub(super) fn qos(&self, index: usize) -> Qos {
-        self.outbox.image(index).first().and_then(|first| Qos::from_u8(first >> 1 & 0x03)).unwrap_or_default()
-    }
-
     /// Why the server will not take the next message.
     pub(super) fn unacceptable(&self) -> Option<ReasonCode> {
         let index = self.first_unsent()?;
@@ -152,7 +148,7 @@ impl<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher
         if self.outbox.kind(index) != Some(Kind::Publish) {
             return None;
         }
-        if self.qos(index) > self.granted.qos {
+        if self.outbox.qos(index) > self.granted.qos {
             return Some(ReasonCode::QOS_NOT_SUPPORTED);
         }
         (!self.granted.retain && image.first().is_some_and(|first| first & 0x01 != 0))

@@ -1,5 +1,6 @@
 //! The MQTT codec against the specifications' bytes, malformed packets, random packets and rumqttc's codec.
 //! Owns no behaviour of sessions: one packet at a time.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is a finding")]
 
 mod differential;
 mod golden;

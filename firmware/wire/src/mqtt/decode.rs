@@ -2,7 +2,7 @@
 
 use super::error::Error;
 use super::frame::{check_flags, frame};
-use super::kind::{Kind, Qos, Version};
+use super::kind::{Kind, PacketId, Qos, Version};
 use super::packet::{
     Ack, Auth, ConnAck, Connect, Disconnect, Packet, Publish, SubAck, Subscribe, UnsubAck, Unsubscribe, Will,
 };
@@ -37,10 +37,16 @@ pub fn decode(version: Version, packet: &[u8]) -> Result<Packet<'_>, Error> {
 pub fn decode_body(version: Version, first: u8, body: &[u8]) -> Result<Packet<'_>, Error> {
     let kind = Kind::from_first_byte(first).ok_or(Error::PacketType)?;
     check_flags(kind, first, version == Version::V3_1)?;
-    if kind == Kind::Publish {
-        return publish(version, first, Reader::new(body)).map(Packet::Publish);
+    let reader = Reader::new(body);
+    // What there is most of goes a way of its own, short enough to be inlined.
+    match (kind, body) {
+        (Kind::Publish, _) => publish(version, first, reader).map(Packet::Publish),
+        (Kind::PubAck, [high, low]) => {
+            let packet_id = PacketId::new(u16::from_be_bytes([*high, *low])).ok_or(Error::PacketIdZero)?;
+            Ok(Packet::PubAck(Ack::success(packet_id)))
+        }
+        _ => other(version, kind, reader),
     }
-    other(version, kind, Reader::new(body))
 }
 
 fn other(version: Version, kind: Kind, mut reader: Reader<'_>) -> Result<Packet<'_>, Error> {
