@@ -107,7 +107,6 @@ fn full(medium: &Path) {
 
     let mut opened = open(&dir, ROUTES, sizes).unwrap();
     let lane = opened.lanes[0];
-    let store = &mut opened.store;
     assert_eq!(held_back(), BALLAST_BYTES);
     let payload = "x".repeat(1_000);
     let mut next = 0;
@@ -119,23 +118,29 @@ fn full(medium: &Path) {
             next += 20;
             let ops: Vec<Op> =
                 seqs.iter().map(|n| Op::Insert { lane, message: message_with(*n, &payload) }).collect();
-            match store.commit(&ops) {
+            match opened.store.commit(&ops) {
                 Ok(()) => waiting.extend(seqs),
                 Err(StoreFault::Full) => break,
                 Err(other) => panic!("{other:?}"),
             }
-            store.upkeep(false);
+            opened.store.upkeep(false);
         }
         assert_eq!(held_back(), 0, "it is needed now");
         assert!(waiting.len() > 1_500, "full in round {round} with {} rows", waiting.len());
         // ...somebody else takes what is left...
         let mut rest = std::fs::OpenOptions::new().append(true).open(&others).unwrap();
         while rest.write_all(&[0; 4_096]).is_ok() {}
+        // ...the gateway is started again...
+        if round % 2 == 1 {
+            drop(opened);
+            opened = open(&dir, ROUTES, sizes).unwrap();
+            assert_eq!(opened.recovered.lanes[0].rows, waiting.len() as u64);
+        }
         // ...and what waits can leave all the same.
         while waiting.len() > 200 {
             let ops: Vec<Op> = waiting.drain(..50).map(|n| Op::Forget { lane, seq: Seq(n) }).collect();
-            store.commit(&ops).unwrap();
-            store.upkeep(false);
+            opened.store.commit(&ops).unwrap();
+            opened.store.upkeep(false);
         }
         say(format_args!("round {round}: emptied"));
     }
@@ -144,12 +149,12 @@ fn full(medium: &Path) {
     while held_back() != BALLAST_BYTES {
         assert!(start.elapsed().as_secs() < 20, "the room is not taken back");
         next += 1;
-        match store.commit(&[Op::Insert { lane, message: message_with(next, "") }]) {
+        match opened.store.commit(&[Op::Insert { lane, message: message_with(next, "") }]) {
             Ok(()) => waiting.push_back(next),
             // It asks once a second; until then only the room in the file is used.
             Err(fault) => assert_eq!(fault, StoreFault::Full),
         }
-        store.upkeep(false);
+        opened.store.upkeep(false);
     }
     drop(opened);
     let mut opened = open(&dir, ROUTES, sizes).unwrap();

@@ -3,7 +3,7 @@
 
 use super::fault::Fault;
 use super::row::{self, Derived};
-use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, params};
+use rusqlite::{CachedStatement, Connection, Error, ErrorCode, OptionalExtension, params};
 use std::collections::BTreeMap;
 use tidegate_engine::event::{Op, RecordKey};
 use tidegate_engine::id::{LaneId, Seq};
@@ -19,7 +19,7 @@ const BURY: &str = "INSERT INTO dead_letter VALUES \
 
 /// Carries out `ops` inside the transaction that is open on `db`. `names` are the routes of the lanes.
 pub(super) fn apply(db: &Connection, names: &BTreeMap<LaneId, String>, ops: &[Op]) -> Result<(), Fault> {
-    let mut changes = Changes { db, names, lanes: Vec::new(), forgotten: Vec::new() };
+    let mut changes = Changes { db, names, inserts: None, lanes: Vec::new(), forgotten: Vec::new() };
     for op in ops {
         match op {
             Op::Insert { lane, message } => changes.insert(*lane, message)?,
@@ -45,6 +45,8 @@ struct LaneChange {
 struct Changes<'a> {
     db: &'a Connection,
     names: &'a BTreeMap<LaneId, String>,
+    /// Held for the whole batch: looking it up for each row costs as much as binding it.
+    inserts: Option<CachedStatement<'a>>,
     /// The lanes touched: few, so they are searched from the end.
     lanes: Vec<LaneChange>,
     /// Keys to be forgotten, in the order in which they came.
@@ -67,8 +69,11 @@ impl Changes<'_> {
             self.flush()?;
         }
         let derived = Derived::of(key, message);
-        let mut statement = self.db.prepare_cached(INSERT)?;
-        derived.bind(&mut statement, 1, key, message)?;
+        let statement = match &mut self.inserts {
+            Some(statement) => statement,
+            none => none.insert(self.db.prepare_cached(INSERT)?),
+        };
+        derived.bind(statement, 1, key, message)?;
         match statement.raw_execute() {
             Ok(_) => {}
             Err(Error::SqliteFailure(error, _)) if error.code == ErrorCode::ConstraintViolation => {

@@ -71,6 +71,10 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => return Err(io("lock", &lock_path)(error)),
         }
+        // What the last life held back for a full medium is what this start may need; it is taken again at the end of it.
+        if let Ok(ballast) = OpenOptions::new().write(true).open(path.join(BALLAST)) {
+            ballast.set_len(0).map_err(io("write in", path))?;
+        }
         lock.set_len(0).map_err(io("write", &lock_path))?;
         lock.write_all(format!("{MARK}\n{}\n", std::process::id()).as_bytes())
             .and_then(|()| lock.sync_all())

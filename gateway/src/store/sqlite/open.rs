@@ -8,7 +8,8 @@ use super::{Sizes, SqliteStore, lanes, row};
 use crate::store::{Lanes, Orphan};
 use bytes::Bytes;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::wal::CheckpointMode;
+use rusqlite::{Connection, DEFAULT_NAME, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,7 +131,16 @@ pub fn open(dir: &Path, routes: &[(&str, &str)], sizes: Sizes) -> Result<Opened,
         0 => dir::random_epoch()?,
         last => last + 1,
     };
-    dir.begin_life(Life { epoch, last: state.last.0 })?;
+    let life = Life { epoch, last: state.last.0 };
+    match dir.begin_life(life) {
+        Err(OpenError::Directory { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
+            // The WAL of a life that ended without closing it is the only room left.
+            db.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::TRUNCATE)
+                .map_err(|error| OpenError::Database { path: path.clone(), text: error.to_string() })?;
+            dir.begin_life(life)?;
+        }
+        done => done?,
+    }
     db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch.cast_signed()])
         .map_err(|error| OpenError::Database { path: path.clone(), text: error.to_string() })?;
 
