@@ -252,7 +252,9 @@ impl Rabbit {
         format!("amqp://127.0.0.1:{}", self.port)
     }
 
-    fn url_with_credentials(&self) -> String {
+    /// The URL, with user and password.
+    #[must_use]
+    pub fn url_with_credentials(&self) -> String {
         format!(
             "amqp://{USER}:{}@127.0.0.1:{}/%2f",
             PASSWORD.replace(' ', "%20").replace('\'', "%27"),

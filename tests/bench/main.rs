@@ -1,0 +1,55 @@
+//! Benchmarks that anyone can run: a load of devices with a consumer behind it, and Tidegate beside its peers.
+//! Measures only; nothing here passes or fails by a time.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports on the terminal")]
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+
+mod backlog;
+mod compare;
+mod consumer;
+mod ledger;
+mod load;
+mod process;
+mod run;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Benchmarks of Tidegate and its peers")]
+enum Command {
+    /// Drive devices against a server, with a consumer at the broker behind it.
+    Load {
+        #[command(flatten)]
+        load: Box<load::Load>,
+        #[command(flatten)]
+        queue: Box<consumer::Queue>,
+        /// Processes whose processor time and memory to report.
+        #[arg(long)]
+        pid: Vec<u32>,
+    },
+    /// Tidegate in both durability modes, RabbitMQ's MQTT plug-in and Mosquitto, side by side.
+    Compare(compare::Compare),
+    /// A million messages wait: memory, and the time until a killed gateway listens again.
+    Backlog(backlog::Backlog),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Load { load, queue, pid } => run::measure(&load, &queue, &[pid]).map(|report| {
+            println!("{}\n{}", run::Report::HEADER, report.line());
+            println!(
+                "acknowledged {}, received {}, server: {:.1} CPU s per million, {:.0} MiB",
+                report.acknowledged, report.received, report.cpu_per_million[0], report.rss_mib[0]
+            );
+        }),
+        Command::Compare(compare) => compare.run(),
+        Command::Backlog(backlog) => backlog.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
