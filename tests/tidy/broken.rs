@@ -17,6 +17,13 @@ const CASES: &[(&str, &str, &str, usize)] = &[
         "fn f() { tidegate_engine::Engine::handle(e, n, i) }",
         1,
     ),
+    (
+        "the_bytes_and_the_device_need_no_std_and_no_unsafe",
+        "firmware/src/mqtt/tests/a.rs",
+        "use std::vec;",
+        4,
+    ),
+    ("tests_wait_for_events_and_do_not_sleep", "firmware/src/mqtt/tests/a.rs", "fn f() { sleep(D) }", 1),
     ("only_the_driver_turns_the_engine", "gateway/src/listen/mqtt.rs", "let o = e.poll_output();", 1),
     (
         "only_the_driver_turns_the_engine",

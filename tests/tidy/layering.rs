@@ -176,11 +176,10 @@ pub(crate) fn the_bytes_and_the_device_need_no_std_and_no_unsafe(sources: &[Sour
     }
     for source in sources.iter().filter(|source| source.is_rust()) {
         let inside = ["firmware/src/", "firmware/wire/src/"].iter().any(|root| source.path.starts_with(root));
-        let file = source.path.rsplit('/').next().unwrap_or_default();
-        if !inside || file == "tests.rs" || file == "test.rs" {
+        if !inside {
             continue;
         }
-        let tests = source.code.find("#[cfg(test)]").unwrap_or(source.code.len());
+        let tests = source.tests_begin();
         for (at, path) in source.paths().into_iter().filter(|(at, _)| *at < tests) {
             if matches!(path.first(), Some(&"std" | &"alloc")) {
                 found.push(finding(&source.path, source.line(at), "a device has neither std nor alloc"));

@@ -68,11 +68,7 @@ pub(crate) fn names_mean_something(sources: &[Source]) -> Vec<Finding> {
 pub(crate) fn tests_wait_for_events_and_do_not_sleep(sources: &[Source]) -> Vec<Finding> {
     let mut found = stale(sources, SLEEPERS);
     for source in sources {
-        let all_of_it = source.path.starts_with("tests/") || source.path.ends_with("/tests.rs");
-        let from = match all_of_it {
-            true => 0,
-            false => source.code.find("#[cfg(test)]").unwrap_or(source.code.len()),
-        };
+        let from = source.tests_begin();
         let program = source.is_rust() || source.path.ends_with(".py") || source.path.ends_with(".sh");
         if !program || SLEEPERS.iter().any(|(path, _)| source.path.starts_with(path)) || itself(source) {
             continue;

@@ -27,6 +27,14 @@ impl Source {
         self.path.ends_with(".rs")
     }
 
+    /// Where the tests of this file begin: at the start for a file of tests alone, at the end when it has none.
+    pub(crate) fn tests_begin(&self) -> usize {
+        if self.path.split('/').any(|part| matches!(part, "tests" | "tests.rs")) {
+            return 0;
+        }
+        self.code.find("#[cfg(test)]").unwrap_or(self.code.len())
+    }
+
     /// The number of the line that `at` stands in, from one.
     pub(crate) fn line(&self, at: usize) -> usize {
         self.code[..at].matches('\n').count() + 1
