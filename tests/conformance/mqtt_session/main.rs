@@ -5,6 +5,7 @@
 
 mod world;
 
+mod chaos;
 mod connecting;
 mod delivering;
 mod ending;

@@ -129,6 +129,7 @@ pub(crate) struct World {
     last_conn: u64,
     last_seq: u64,
     requests: u64,
+    planted: Planted,
 }
 
 impl World {
@@ -160,19 +161,21 @@ impl World {
             last_conn: 0,
             last_seq: 0,
             requests: 0,
+            planted: Planted::default(),
         };
         world.settle();
         world
     }
 
     pub(crate) fn plant(&mut self, mutant: Mutant) {
-        self.mqtt.plant(Planted::with(mutant));
+        self.planted = Planted::with(mutant);
+        self.mqtt.plant(self.planted);
     }
 
     /// A kill -9 and a new start: only what was durable is left.
     pub(crate) fn restart(&mut self) {
         let records: Vec<_> = self.store.clone().into_iter().collect();
-        self.mqtt = Mqtt::new(&self.setup, Planted::default(), &records, self.now);
+        self.mqtt = Mqtt::new(&self.setup, self.planted, &records, self.now);
         self.published.clear();
         self.changes.clear();
         self.streams.clear();
@@ -331,7 +334,8 @@ impl World {
         self.settle();
     }
 
-    fn change(&mut self) {
+    /// The first of them does.
+    pub(crate) fn change(&mut self) {
         let Some((op, receipt, _)) = self.changes.pop_front() else { return };
         match op {
             Op::Put { key, value } => drop(self.store.insert(key, value)),
