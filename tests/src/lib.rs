@@ -2,7 +2,10 @@
 //! with, ledgers to compare. Test code: it panics where the world is not as a test needs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod fleet;
 pub mod gateway;
+pub mod ledger;
+pub mod outage;
 pub mod ports;
 pub mod publications;
 pub mod rabbit;

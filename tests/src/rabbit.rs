@@ -3,7 +3,7 @@
 
 use crate::ports::free_port;
 use crate::wait::wait_for;
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, ExchangeDeclareOptions, QueueBindOptions,
     QueueDeclareOptions,
@@ -429,6 +429,13 @@ impl Consumer {
         }
     }
 
+    /// The deliveries from the one with this index on.
+    #[must_use]
+    pub fn from(&self, index: usize) -> Vec<Received> {
+        let received = self.collected.received.lock().unwrap_or_else(PoisonError::into_inner);
+        received.get(index..).unwrap_or_default().to_vec()
+    }
+
     /// How many deliveries there were.
     #[must_use]
     pub fn count(&self) -> usize {
@@ -453,17 +460,27 @@ async fn consume(url: &str, queue: &str, sink: &Collected) -> lapin::Result<()> 
     let options = BasicConsumeOptions::default();
     let mut deliveries =
         channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    // One acknowledgement for what has come while the last one was on its way.
+    let mut unacknowledged = None;
     loop {
-        let look = tokio::time::timeout(Duration::from_millis(100), deliveries.next()).await;
+        let next = match deliveries.next().now_or_never() {
+            Some(next) => Some(next),
+            None => {
+                if let Some(tag) = unacknowledged.take() {
+                    channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+                }
+                tokio::time::timeout(Duration::from_millis(100), deliveries.next()).await.ok()
+            }
+        };
         if sink.end.load(Ordering::Relaxed) {
             return connection.close(200, "OK".into()).await;
         }
-        let delivery = match look {
-            Ok(Some(delivery)) => delivery?,
-            Ok(None) => return Ok(()),
-            Err(_) => continue,
+        let delivery = match next {
+            Some(Some(delivery)) => delivery?,
+            Some(None) => return Ok(()),
+            None => continue,
         };
-        let tag = delivery.delivery_tag;
+        unacknowledged = Some(delivery.delivery_tag);
         let received = Received {
             id: delivery.properties.message_id().as_ref().map(ToString::to_string).unwrap_or_default(),
             routing_key: delivery.routing_key.to_string(),
@@ -473,6 +490,5 @@ async fn consume(url: &str, queue: &str, sink: &Collected) -> lapin::Result<()> 
         };
         sink.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
         sink.more.notify_all();
-        channel.basic_ack(tag, BasicAckOptions::default()).await?;
     }
 }
