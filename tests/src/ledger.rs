@@ -134,3 +134,70 @@ impl fmt::Display for Ledger {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::BasicProperties;
+    use lapin::types::{AMQPValue, FieldTable};
+
+    const PLAN: fn() -> Plan = || Plan {
+        address: ([127, 0, 0, 1], 0).into(),
+        devices: 2,
+        messages_each: 3,
+        window: 1,
+        payload_bytes: 20,
+    };
+
+    fn delivery(device: usize, number: usize, id: &str, resend: bool) -> Received {
+        let mut headers = FieldTable::default();
+        headers.insert("device".into(), AMQPValue::LongString(format!("device-{device}").into()));
+        if resend {
+            headers.insert("x-resend".into(), AMQPValue::Boolean(true));
+        }
+        Received {
+            id: id.to_owned(),
+            routing_key: String::new(),
+            body: payload(device, number, 20),
+            properties: BasicProperties::default().with_headers(headers),
+            redelivered: false,
+        }
+    }
+
+    fn ledger(deliveries: &[Received]) -> Ledger {
+        let mut ledger = Ledger::new(&PLAN());
+        deliveries.iter().for_each(|delivery| ledger.enter(delivery));
+        ledger
+    }
+
+    fn all() -> Vec<Received> {
+        (0..6).map(|n| delivery(n / 3, n % 3, &format!("id-{n}"), false)).collect()
+    }
+
+    #[test]
+    fn everything_once_in_order_is_sound_and_so_are_marked_repetitions() {
+        let mut deliveries = all();
+        assert!(ledger(&deliveries).is_sound());
+        deliveries.insert(3, delivery(0, 1, "id-1", true));
+        let again = Received { redelivered: true, ..deliveries[0].clone() };
+        deliveries.push(again);
+        let ledger = ledger(&deliveries);
+        assert!(ledger.is_sound(), "{ledger}");
+        assert_eq!((ledger.repeated_marked, ledger.redelivered), (1, 1));
+    }
+
+    #[test]
+    fn what_is_forbidden_is_seen() {
+        let sound = |change: fn(&mut Vec<Received>)| {
+            let mut deliveries = all();
+            change(&mut deliveries);
+            ledger(&deliveries).is_sound()
+        };
+        assert!(!sound(|d| drop(d.remove(4))), "lost");
+        assert!(!sound(|d| d.push(d[0].clone())), "repeated without the mark");
+        assert!(!sound(|d| d.swap(0, 1)), "overtaken");
+        assert!(!sound(|d| d[2].body[19] ^= 1), "altered");
+        assert!(!sound(|d| d[5].id = "id-0".into()), "an id for two messages");
+        assert!(!sound(|d| d.push(delivery(7, 0, "id-7", false))), "from nobody");
+    }
+}
