@@ -295,12 +295,13 @@ impl<S: Store + Send + 'static> Driver<S> {
             while let Some(output) = self.parts.engine.poll_output() {
                 self.order(output);
             }
+            // Acknowledgements first: somebody waits for them; waking an upstream's thread may cost our turn.
+            self.outgoing.flush(&mut self.facts);
             for (upstream, publications) in self.upstreams.iter_mut().zip(&mut self.publications) {
                 if !publications.is_empty() {
                     upstream.publish(std::mem::take(publications));
                 }
             }
-            self.outgoing.flush(&mut self.facts);
             if self.facts.is_empty() {
                 return;
             }

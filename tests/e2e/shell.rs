@@ -2,11 +2,12 @@
 //! real sockets; what the gateway decides is proved elsewhere.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code: it panics where the world is not as it must be
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tidegate_tests::gateway::Gateway;
@@ -293,4 +294,61 @@ fn connections_beyond_the_bound_are_closed_and_the_others_live_on() {
     drop(held);
     assert!(empty().is_some());
     succeeds(&mut publish_mqtt(&gateway, "sensors/boiler-3/temperature", "21.5"));
+}
+
+#[test]
+fn systemd_hears_of_the_start_signs_of_life_a_reload_and_the_end() {
+    let gateway = Gateway::prepare("");
+    let socket = gateway.folder().join("notify");
+    let systemd = UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(SOON)).unwrap();
+    let hears = |state: &str| {
+        let mut buffer = [0; 4_096];
+        loop {
+            let count = systemd.recv(&mut buffer).unwrap_or_else(|error| panic!("no {state}: {error}"));
+            let said = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if said.lines().any(|line| line == state) {
+                return said;
+            }
+        }
+    };
+    let mut child = Command::new(tidegate_tests::gateway::binary())
+        .args(["run", "--config"])
+        .arg(gateway.config())
+        .env("NOTIFY_SOCKET", &socket)
+        .env("WATCHDOG_USEC", "200000")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    hears("READY=1");
+    assert!(hears("WATCHDOG=1").contains("STATUS=0 connections"));
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::HUP).unwrap();
+    assert!(hears("RELOADING=1").contains("MONOTONIC_USEC="));
+    hears("READY=1");
+    kill_process(pid, Signal::TERM).unwrap();
+    hears("STOPPING=1");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn running_out_of_file_descriptors_is_survived() {
+    let gateway = Gateway::prepare("");
+    let log = std::fs::File::create(gateway.folder().join("log")).unwrap();
+    let mut child = Command::new("sh")
+        .args(["-c", "ulimit -n 48; exec \"$0\" run --config \"$1\""])
+        .arg(tidegate_tests::gateway::binary())
+        .arg(gateway.config())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let first = wait_for(SOON, || TcpStream::connect(gateway.mqtt).ok()).expect("the gateway listens");
+    let held: Vec<_> = (0..64).map(|_| TcpStream::connect(gateway.mqtt).unwrap()).collect();
+    let said = wait_for(SOON, || gateway.log().contains("could not be accepted").then_some(()));
+    assert!(said.is_some(), "{}", gateway.log());
+    assert!(gateway.log().contains("raise LimitNOFILE"), "{}", gateway.log());
+    drop((first, held));
+    succeeds(&mut publish_mqtt(&gateway, "sensors/boiler-3/temperature", "21.5"));
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
