@@ -46,6 +46,7 @@ impl<'a> Report<'a> {
     pub(super) fn into_found(self) -> Vec<Mistake> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(start, _)| *start);
+        found.dedup(); // A table that is looked at for two purposes says the same twice.
         found.into_iter().map(|(_, mistake)| mistake).collect()
     }
 }
