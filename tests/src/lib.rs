@@ -12,3 +12,6 @@ pub mod rabbit;
 pub mod store_contract;
 pub mod store_history;
 pub mod wait;
+
+#[path = "../sim/mod.rs"]
+pub mod sim;

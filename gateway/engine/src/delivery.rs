@@ -223,7 +223,8 @@ impl Delivery {
         if self.planted.is(Mutant::RetryOutOfOrder) && !hold.refused.contains_key(&seq) {
             return true;
         }
-        first == Some(seq) && hold.retry_at <= now
+        // An earlier one whose handing over a link fault left unresolved goes before the refused one.
+        first.is_some_and(|first| seq < first || (seq == first && hold.retry_at <= now))
     }
 
     /// The lanes in which a refused message is due again.

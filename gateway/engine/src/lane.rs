@@ -175,6 +175,17 @@ impl Lane {
         };
     }
 
+    /// Damaged rows are gone. Nobody can tell how large they were: an average one each, so that what is left adds up.
+    pub(crate) fn lost_on_disk(&mut self, rows: u64) {
+        let stats = &mut self.stats;
+        let share = stats.on_disk_bytes / stats.on_disk.max(1);
+        stats.on_disk = stats.on_disk.saturating_sub(rows);
+        stats.on_disk_bytes = match stats.on_disk {
+            0 => 0,
+            _ => stats.on_disk_bytes.saturating_sub(share.saturating_mul(rows)),
+        };
+    }
+
     fn index(&self, seq: Seq) -> Option<usize> {
         // Confirms come mostly in order: look at the front first.
         if self.entries.front().is_some_and(|entry| entry.seq == seq) {

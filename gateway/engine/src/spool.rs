@@ -411,7 +411,7 @@ impl Spool {
         lane.loading = false;
         lane.stats.damaged += damaged;
         lane.stats.waiting = lane.stats.waiting.saturating_sub(damaged);
-        lane.stats.on_disk = lane.stats.on_disk.saturating_sub(damaged);
+        lane.lost_on_disk(damaged);
         for message in messages {
             let resend = lane.suspects.take_one(message.id.seq);
             let entry = Entry {

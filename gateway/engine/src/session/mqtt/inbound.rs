@@ -100,7 +100,9 @@ impl Inbound {
         let from = self.first;
         self.first += self.pending.len() as u64;
         for (serial, pending) in (from..).zip(self.pending.drain(..)) {
-            if !pending.safe {
+            // A repetition has no message of its own: what becomes safe is the one that it repeats.
+            let repetition = self.earlier.iter().any(|earlier| earlier.again == Some(serial));
+            if !pending.safe && !repetition {
                 let Ack { packet_id, exactly_once, .. } = pending.ack;
                 // The id may have been repeated before: only its latest message is known by it.
                 self.earlier.push(Earlier { serial, packet_id, exactly_once, again: None });

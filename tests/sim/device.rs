@@ -1,0 +1,266 @@
+//! A device: an application that makes readings at its own pace and keeps each until it may forget it, on top of the
+//! real node code. Decides when to dial and when to send again, as firmware would; touches the world only by [`Act`]s.
+
+use super::mqtt_device::MqttDevice;
+use super::payload::{self, Key};
+use super::plan::{DevicePlan, MS, Protocol, READINGS, SECOND};
+use bytes::Bytes;
+use fastrand::Rng;
+use std::collections::VecDeque;
+use tidegate_engine::topic::Topic;
+use tidegate_node::coap::{self, Publication, Publisher};
+
+/// The largest CoAP message that a device makes, in bytes.
+const COAP_BUFFER_BYTES: usize = 1_152;
+
+/// What a device does to the world.
+#[derive(Debug)]
+pub(crate) enum Act {
+    /// Its application has made a message.
+    Made { key: Key, topic: Topic, qos: u8 },
+    /// It can no longer promise that this message comes once.
+    Excused { number: u32 },
+    /// The gateway has treated it as it must not.
+    Complain(&'static str),
+    /// It opens a connection.
+    Dial,
+    /// It writes to its connection.
+    Write(Bytes),
+    /// It closes its connection, or gives the attempt up.
+    HangUp,
+    /// It sends a datagram.
+    Datagram(Bytes),
+}
+
+/// A message that the application keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) number: u32,
+    pub(crate) topic: Topic,
+    pub(crate) qos: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// The application: makes readings and keeps them.
+#[derive(Debug)]
+pub(crate) struct Application {
+    pub(crate) index: u16,
+    plan: DevicePlan,
+    made: u32,
+    next_at: u64,
+    /// Made and not handed to the protocol, in order.
+    pub(crate) waiting: VecDeque<Reading>,
+    pub(crate) acts: VecDeque<Act>,
+}
+
+impl Application {
+    fn make(&mut self, now: u64, rng: &mut Rng) {
+        while self.made < self.plan.messages && self.next_at <= now {
+            let key = Key { device: self.index, number: self.made };
+            let reading = READINGS[rng.usize(..READINGS.len())];
+            let Ok(topic) = Topic::new(&format!("sensors/d{}/{reading}", self.index)) else { return };
+            let qos = match self.plan.protocol {
+                Protocol::Mqtt { qos, .. } => qos.unwrap_or_else(|| rng.u8(..3)),
+                Protocol::Coap { confirmable } => confirmable.unwrap_or_else(|| rng.bool()).into(),
+            };
+            let payload = payload::write(key, rng.usize(self.plan.payload.clone()));
+            self.acts.push_back(Act::Made { key, topic: topic.clone(), qos });
+            self.waiting.push_back(Reading { number: key.number, topic, qos, payload });
+            self.made += 1;
+            self.next_at = now + rng.u64(self.plan.interval.clone());
+        }
+    }
+
+    fn all_made(&self) -> bool {
+        self.made == self.plan.messages
+    }
+}
+
+/// A device.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) application: Application,
+    speaker: Speaker,
+    /// Until when it is rebooting; it wakes by itself.
+    asleep_until: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Speaker {
+    Mqtt(Box<MqttDevice>),
+    Coap(Box<CoapDevice>),
+}
+
+impl Device {
+    pub(crate) fn new(index: u16, plan: &DevicePlan, rng: &mut Rng) -> Self {
+        let speaker = match plan.protocol {
+            Protocol::Mqtt { .. } => Speaker::Mqtt(Box::new(MqttDevice::new(index, plan.protocol))),
+            Protocol::Coap { .. } => Speaker::Coap(Box::new(CoapDevice::new(rng))),
+        };
+        let application = Application {
+            index,
+            plan: plan.clone(),
+            made: 0,
+            next_at: plan.begins + rng.u64(..300 * MS),
+            waiting: VecDeque::new(),
+            acts: VecDeque::new(),
+        };
+        Self { application, speaker, asleep_until: None }
+    }
+
+    /// Messages made.
+    pub(crate) fn made(&self) -> u64 {
+        self.application.made.into()
+    }
+
+    /// Everything that it had to say has been said and acknowledged.
+    pub(crate) fn is_done(&self) -> bool {
+        self.application.all_made()
+            && self.application.waiting.is_empty()
+            && match &self.speaker {
+                Speaker::Mqtt(mqtt) => mqtt.is_idle(),
+                Speaker::Coap(coap) => coap.current.is_none(),
+            }
+    }
+
+    /// Does what is due.
+    pub(crate) fn run(&mut self, now: u64, rng: &mut Rng) {
+        if self.asleep_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.asleep_until = None;
+        self.application.make(now, rng);
+        match &mut self.speaker {
+            Speaker::Mqtt(mqtt) => mqtt.run(now, rng, &mut self.application),
+            Speaker::Coap(coap) => coap.run(now, &mut self.application),
+        }
+    }
+
+    /// What it does to the world, one after the other.
+    pub(crate) fn next_act(&mut self) -> Option<Act> {
+        self.application.acts.pop_front()
+    }
+
+    /// When it wants to run again.
+    pub(crate) fn timeout(&self) -> Option<u64> {
+        if self.asleep_until.is_some() {
+            return self.asleep_until;
+        }
+        let speaker = match &self.speaker {
+            Speaker::Mqtt(mqtt) => mqtt.timeout(),
+            Speaker::Coap(coap) => coap.publisher.poll_timeout(),
+        };
+        let make = (!self.application.all_made()).then_some(self.application.next_at);
+        [speaker, make].into_iter().flatten().min()
+    }
+
+    /// Its connection is open.
+    pub(crate) fn opened(&mut self, now: u64) {
+        if let Speaker::Mqtt(mqtt) = &mut self.speaker {
+            mqtt.opened(now);
+        }
+    }
+
+    /// Its connection is gone, or did not come about.
+    pub(crate) fn closed(&mut self, now: u64, rng: &mut Rng) {
+        if let Speaker::Mqtt(mqtt) = &mut self.speaker {
+            mqtt.closed(now, rng);
+        }
+    }
+
+    /// Bytes came on its connection.
+    pub(crate) fn bytes(&mut self, now: u64, bytes: &[u8]) {
+        if let Speaker::Mqtt(mqtt) = &mut self.speaker {
+            mqtt.bytes(now, bytes, &mut self.application);
+        }
+    }
+
+    /// A datagram came.
+    pub(crate) fn datagram(&mut self, now: u64, bytes: &[u8]) {
+        if let Speaker::Coap(coap) = &mut self.speaker {
+            coap.publisher.handle_datagram(now, bytes);
+        }
+    }
+
+    /// It reboots. With amnesia everything is lost that was made and not acknowledged.
+    pub(crate) fn reboot(&mut self, now: u64, rng: &mut Rng, amnesia: bool) {
+        self.asleep_until = Some(now + rng.u64(10 * MS..2 * SECOND));
+        let application = &mut self.application;
+        if amnesia {
+            application.waiting.clear();
+        }
+        match &mut self.speaker {
+            Speaker::Mqtt(mqtt) => mqtt.reboot(now, rng, amnesia, application),
+            Speaker::Coap(coap) => {
+                let kept = coap.current.take().filter(|_| !amnesia);
+                **coap = CoapDevice::new(rng);
+                if let Some((_, reading)) = kept {
+                    application.waiting.push_front(reading);
+                }
+            }
+        }
+    }
+}
+
+/// A CoAP device: one message at a time.
+#[derive(Debug)]
+struct CoapDevice {
+    publisher: Publisher<[u8; COAP_BUFFER_BYTES]>,
+    /// Under way, with whether an answer is needed.
+    current: Option<(bool, Reading)>,
+}
+
+impl CoapDevice {
+    fn new(rng: &mut Rng) -> Self {
+        Self { publisher: Publisher::new([0; COAP_BUFFER_BYTES], rng.u64(..)), current: None }
+    }
+
+    fn run(&mut self, now: u64, application: &mut Application) {
+        loop {
+            let datagram = self.publisher.poll_transmit(now).map(Bytes::copy_from_slice);
+            let mut idle = datagram.is_none();
+            if !idle {
+                // A NON is forgotten when it has gone.
+                self.current.take_if(|(confirmable, _)| !*confirmable);
+            }
+            application.acts.extend(datagram.map(Act::Datagram));
+            // After sending, because it may have given up there.
+            let event = self.publisher.poll_event();
+            idle &= event.is_none();
+            match event {
+                // No answer: it may have arrived or not, so the application sends it again.
+                Some(coap::Event::TimedOut { .. }) => {
+                    if let Some((_, reading)) = self.current.take() {
+                        application.waiting.push_front(reading);
+                    }
+                }
+                Some(coap::Event::Acknowledged { .. } | coap::Event::Refused { .. }) => self.current = None,
+                None => {}
+            }
+            if self.current.is_none()
+                && self.publisher.is_ready()
+                && let Some(reading) = application.waiting.pop_front()
+            {
+                self.publish(now, application.index, reading);
+                idle = false;
+            }
+            if idle {
+                break;
+            }
+        }
+    }
+
+    fn publish(&mut self, now: u64, index: u16, reading: Reading) {
+        let name = format!("d{index}");
+        let last = reading.topic.levels().last().unwrap_or_default().to_owned();
+        let path = ["t", "sensors", &name, &last];
+        let confirmable = reading.qos > 0;
+        let publication = match confirmable {
+            true => Publication::confirmable(&path, &reading.payload),
+            false => Publication::non_confirmable(&path, &reading.payload),
+        };
+        if self.publisher.publish(now, &publication).is_ok() {
+            self.current = Some((confirmable, reading));
+        }
+    }
+}

@@ -1,0 +1,21 @@
+//! The deterministic simulation: the real node code and the real engine on a virtual clock, against links that lose and
+//! break, a disk that forgets what was not synced, brokers that confirm late or never, and crashes between any two
+//! steps. Everything follows from one seed. `oracle` says which promises are checked, and how.
+
+pub mod campaign;
+mod clock;
+mod coverage;
+mod device;
+pub mod disk;
+mod faults;
+mod field;
+mod gateway;
+mod link;
+mod mqtt_device;
+mod oracle;
+mod payload;
+mod plan;
+mod tap;
+mod trace;
+mod upstream;
+mod world;

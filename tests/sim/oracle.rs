@@ -1,0 +1,573 @@
+//! The judge. It reads along on every boundary of the engine and holds what it sees against the promises:
+//!
+//! - **P1** An acknowledgement that leaves the engine (PUBACK, PUBREC, PUBCOMP, 2.04) names a message that is safe at
+//!   that moment on every lane that takes its topic: the engine was told of its commit or of its confirm, or it is a
+//!   dead letter of which the engine was told. A row found at a start counts as told.
+//! - **P2** In the end every acknowledged message is, on every such lane, with the consumer or among the dead letters
+//!   (or was on damage that was reported), its payload and topic unchanged.
+//! - **P3** Ids ascend as the messages came in. A lane hands the messages of a device over for the first time in that
+//!   order, and none while an earlier one is refused and not through. At the consumer, a message's first arrival after a
+//!   later one's is excused only when the later one's arriving copy was handed over before the engine knew of a refusal
+//!   of the earlier.
+//! - **P4** An id belongs to one message for ever. The second arrival of an id carries the resend mark; a message that
+//!   never was under way does not. A message has no more ids than times it was received; a CoAP exchange gives one id
+//!   in one life of the gateway; a QoS 2 message of a client that keeps its state has one id, ever.
+//! - **P7** No PUBACK or PUBREC of 0x80 or above, no CoAP error but 5.03 and 4.29; acknowledgements in the order of reception.
+//! - Windows, commits, loads and what the engine keeps stay within their bounds; nothing goes to an upstream that is down
+//!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say.
+
+use super::payload::{self, Key};
+use super::upstream::Handed;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tidegate_engine::event::{Batch, Op, Outcome, Publication, Setup};
+use tidegate_engine::id::{LaneId, MessageId, Tag, UpstreamId};
+use tidegate_engine::message::Message;
+use tidegate_engine::topic::Topic;
+
+/// A broken promise, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Violation(pub(crate) String);
+
+/// `Err` is a broken promise.
+pub(crate) type Held = Result<(), Violation>;
+
+macro_rules! broken {
+    ($($text:tt)*) => { return Err(Violation(format!($($text)*))) };
+}
+
+/// With so many remembered exchanges of a peer none is forgotten while its datagrams may still come.
+pub(crate) const MANY_EXCHANGES: usize = 512;
+
+/// What a device sent, as it left the device's application.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) topic: Topic,
+    pub(crate) qos: u8,
+    /// The engine has let an acknowledgement out.
+    pub(crate) acked: bool,
+    /// Its sender has lost its state, or began a new session, while it was under way.
+    pub(crate) excused: bool,
+    /// The lanes that took its topic, each time it was received.
+    required: Vec<Vec<LaneId>>,
+    ids: Vec<MessageId>,
+    /// CoAP: the exchanges in which it was received, by life of the gateway.
+    exchanges: BTreeSet<(u64, u16, u16)>,
+}
+
+impl Record {
+    fn requires(&mut self, setup: &Setup) {
+        let required = required(&self.topic, setup);
+        if !self.required.contains(&required) {
+            self.required.push(required);
+        }
+    }
+}
+
+/// A message on a lane.
+#[derive(Debug, Default)]
+struct Copy {
+    /// The engine knows that it is safe here.
+    safe: bool,
+    /// The engine's life in which it was handed over last.
+    published: bool,
+    /// How often the broker refused it, and the engine knew.
+    refusals: u8,
+    /// The broker refused it for good.
+    fatal: bool,
+    /// When the engine last learned of a refusal, or can no longer learn of one, in steps.
+    refusal_known: u64,
+    /// Times that the consumer got it.
+    arrivals: u32,
+    /// When the copy that arrived first was handed over, in steps.
+    arrived_from: u64,
+    buried: bool,
+    damaged: bool,
+}
+
+/// The order on a lane for one device.
+#[derive(Debug, Default)]
+struct Order {
+    highest_published: Option<MessageId>,
+    /// Refused, and neither confirmed nor buried since, as far as the engine knows.
+    refused: BTreeSet<MessageId>,
+}
+
+/// Handed over and not settled.
+#[derive(Debug)]
+struct Flight {
+    lane: LaneId,
+    device: u16,
+    id: MessageId,
+    /// The broker has refused it; the engine may not know yet.
+    refused: bool,
+}
+
+/// An upstream as the engine knows it.
+#[derive(Debug, Default)]
+struct Known {
+    up: bool,
+    blocked: bool,
+    flights: BTreeMap<Tag, Flight>,
+}
+
+/// The judge.
+#[derive(Debug)]
+pub(crate) struct Oracle {
+    setup: Setup,
+    /// For each device its messages.
+    records: Vec<Vec<Record>>,
+    /// For each device the numbers as they were received, in order.
+    received: Vec<Vec<u32>>,
+    ids: BTreeMap<MessageId, Key>,
+    copies: BTreeMap<(LaneId, u16, MessageId), Copy>,
+    orders: BTreeMap<(LaneId, u16), Order>,
+    upstreams: Vec<Known>,
+    /// Commits that were ordered and not answered.
+    ordered: VecDeque<Arc<Batch>>,
+    /// Steps of the engine so far.
+    pub(crate) step: u64,
+    /// Commits that inserted something, over all lives.
+    pub(crate) inserts: u64,
+    /// Arrivals of an id that had arrived before.
+    pub(crate) duplicates: u64,
+    /// First arrivals.
+    pub(crate) arrivals: u64,
+    /// Messages whose order at the consumer was turned round, excused.
+    pub(crate) excused_inversions: u64,
+}
+
+/// The lanes on which a message must be safe: for each upstream that of the first route that takes its topic.
+fn required(topic: &Topic, setup: &Setup) -> Vec<LaneId> {
+    let mut served = Vec::new();
+    let mut lanes = Vec::new();
+    for route in setup.routes.iter().filter(|route| route.filter.as_ref().is_some_and(|f| f.matches(topic))) {
+        if !served.contains(&route.upstream) {
+            served.push(route.upstream);
+            lanes.push(route.lane);
+        }
+    }
+    lanes
+}
+
+/// Devices are named `d0`, `d1`, …
+fn device_index(message: &Message) -> Option<u16> {
+    message.device.as_str().strip_prefix('d')?.parse().ok()
+}
+
+impl Oracle {
+    pub(crate) fn new(setup: Setup, devices: usize) -> Self {
+        let upstreams = setup.upstreams.iter().map(|_| Known::default()).collect();
+        Self {
+            setup,
+            records: (0..devices).map(|_| Vec::new()).collect(),
+            received: (0..devices).map(|_| Vec::new()).collect(),
+            ids: BTreeMap::new(),
+            copies: BTreeMap::new(),
+            orders: BTreeMap::new(),
+            upstreams,
+            ordered: VecDeque::new(),
+            step: 0,
+            inserts: 0,
+            duplicates: 0,
+            arrivals: 0,
+            excused_inversions: 0,
+        }
+    }
+
+    /// A device's application has made a message.
+    pub(crate) fn created(&mut self, key: Key, topic: &Topic, qos: u8) {
+        let Some(records) = self.records.get_mut(usize::from(key.device)) else { return };
+        debug_assert_eq!(records.len(), key.number as usize);
+        records.push(Record {
+            topic: topic.clone(),
+            qos,
+            acked: false,
+            excused: false,
+            required: Vec::new(),
+            ids: Vec::new(),
+            exchanges: BTreeSet::new(),
+        });
+    }
+
+    /// All messages of a device.
+    pub(crate) fn records(&mut self, device: u16) -> &mut [Record] {
+        self.records.get_mut(usize::from(device)).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    fn record(&mut self, key: Key) -> Option<&mut Record> {
+        self.records.get_mut(usize::from(key.device))?.get_mut(key.number as usize)
+    }
+
+    /// The configuration holds from now on: at a start, or at a reload.
+    pub(crate) fn configured(&mut self, setup: &Setup) {
+        self.setup = setup.clone();
+        // What has come in may still stand in a buffer of a connection that is not read: it is routed as of now.
+        for record in self.records.iter_mut().flatten() {
+            if !record.acked && !record.required.is_empty() {
+                record.requires(&self.setup);
+            }
+        }
+    }
+
+    /// The engine gets a message from a device; for CoAP with the exchange's port and message id.
+    pub(crate) fn received(&mut self, key: Key, topic: &str, exchange: Option<(u16, u16)>) -> Held {
+        let epoch = self.setup.epoch;
+        let Some(record) =
+            self.records.get_mut(usize::from(key.device)).and_then(|r| r.get_mut(key.number as usize))
+        else {
+            broken!("{key} was received and never made");
+        };
+        if record.topic.as_str() != topic {
+            broken!("{key} came in under {topic}, and was sent under {}", record.topic);
+        }
+        record.requires(&self.setup);
+        if let Some((port, mid)) = exchange {
+            record.exchanges.insert((epoch, port, mid));
+        }
+        if let Some(received) = self.received.get_mut(usize::from(key.device)) {
+            received.push(key.number);
+        }
+        Ok(())
+    }
+
+    /// An acknowledgement of a message leaves the engine: P1.
+    pub(crate) fn acknowledged(&mut self, key: Key, how: &str) -> Held {
+        let copies = &self.copies;
+        let Some(record) =
+            self.records.get_mut(usize::from(key.device)).and_then(|r| r.get_mut(key.number as usize))
+        else {
+            broken!("P1: {how} for {key}, which was never made");
+        };
+        record.acked = true;
+        let safe_on = |lane: &LaneId| {
+            record.ids.iter().any(|id| copies.get(&(*lane, key.device, *id)).is_some_and(|copy| copy.safe))
+        };
+        if record.required.iter().any(|lanes| lanes.iter().all(safe_on)) {
+            return Ok(());
+        }
+        let lanes = record.required.last().cloned().unwrap_or_default();
+        broken!("P1: {how} for {key}, which is not safe; it needs {lanes:?}, its ids are {:?}", record.ids);
+    }
+
+    /// The engine names a message in an order: P4.
+    fn see(&mut self, message: &Message) -> Result<Key, Violation> {
+        let id = message.id;
+        let (Some(device), Some(key)) = (device_index(message), payload::read(&message.payload)) else {
+            broken!("P2: {id:?} of {} has a payload that nobody sent", message.device);
+        };
+        if key.device != device {
+            broken!("P4: {key} came from d{device}");
+        }
+        let epoch = self.setup.epoch;
+        let known = self.ids.get(&id).copied();
+        let Some(record) = self.record(key) else { broken!("P4: {key} was never made") };
+        if record.topic != message.topic {
+            broken!("P2: {key} was sent under {} and is passed on under {}", record.topic, message.topic);
+        }
+        match known {
+            Some(known) if known == key => return Ok(key),
+            Some(known) => broken!("P4: {id:?} belonged to {known} and now to {key}"),
+            None => {}
+        }
+        if id.epoch != epoch {
+            broken!("P4: {key} gets {id:?} in epoch {epoch}");
+        }
+        record.ids.push(id);
+        self.ids.insert(id, key);
+        Ok(key)
+    }
+
+    /// The engine orders a commit.
+    pub(crate) fn ordered(&mut self, batch: &Arc<Batch>) -> Held {
+        let limits = &self.setup.limits;
+        // A message and its record are not parted, and what is waiting to be forgotten rides along.
+        let most = limits.commit_ops + 2 + 2 * limits.forgets_waiting + limits.upstream_window * 4;
+        if batch.ops.len() > most {
+            broken!("bounds: a commit of {} changes, at most {most}", batch.ops.len());
+        }
+        if batch.ops.is_empty() {
+            broken!("bounds: an empty commit");
+        }
+        for op in &batch.ops {
+            match op {
+                Op::Insert { message, .. } => {
+                    self.see(message)?;
+                    self.inserts += 1;
+                }
+                Op::Bury { lane, message, reason } => {
+                    let key = self.see(message)?;
+                    let attempts = self.setup.limits.upstream_attempts;
+                    let copy = self.copies.entry((*lane, key.device, message.id)).or_default();
+                    if !copy.fatal && copy.refusals < attempts.min(2) {
+                        broken!("P2: {key} is buried after {} refusals: {reason}", copy.refusals);
+                    }
+                }
+                Op::Forget { .. } | Op::Put { .. } | Op::Remove { .. } => {}
+            }
+        }
+        self.ordered.push_back(batch.clone());
+        Ok(())
+    }
+
+    /// The engine is told of a commit, done or failed.
+    pub(crate) fn answered(&mut self, done: bool) {
+        let Some(batch) = self.ordered.pop_front() else { return };
+        if !done {
+            return;
+        }
+        for op in &batch.ops {
+            let (Op::Insert { lane, message } | Op::Bury { lane, message, .. }) = op else { continue };
+            let Some(device) = device_index(message) else { continue };
+            let copy = self.copies.entry((*lane, device, message.id)).or_default();
+            copy.safe = true;
+            if matches!(op, Op::Bury { .. }) {
+                copy.buried = true;
+                if let Some(order) = self.orders.get_mut(&(*lane, device)) {
+                    order.refused.remove(&message.id);
+                }
+            }
+        }
+    }
+
+    /// The engine hands a message over: P3 and P4 at the engine's boundary.
+    pub(crate) fn published(&mut self, publication: &Publication) -> Held {
+        let message = &publication.message;
+        let key = self.see(message)?;
+        let id = message.id;
+        let lane = publication.routing_key.strip_prefix('r').and_then(|rest| rest.split_once('.'));
+        let Some((Ok(lane), rest)) = lane.map(|(lane, rest)| (lane.parse().map(LaneId), rest)) else {
+            broken!("routing key {} of {key}", publication.routing_key);
+        };
+        if rest.split_once('.').map(|(device, _)| device) != Some(message.device.as_str()) {
+            broken!("routing key {} of {key}", publication.routing_key);
+        }
+        let Some(route) = self.setup.routes.iter().find(|route| route.lane == lane) else {
+            broken!("{key} is handed over on {lane:?}, which does not exist");
+        };
+        if route.upstream != publication.upstream {
+            broken!("{key} of {lane:?} is handed over to {:?}", publication.upstream);
+        }
+        let index = usize::from(publication.upstream.0);
+        let window = self.setup.upstreams.get(index).map_or(0, |u| u.window);
+        let epoch = self.setup.epoch;
+        let Some(known) = self.upstreams.get_mut(index) else { broken!("no such upstream") };
+        if !known.up || known.blocked {
+            broken!("{key} is handed over to u{index}, which is down or blocked");
+        }
+        let flight = Flight { lane, device: key.device, id, refused: false };
+        known.flights.insert(publication.tag, flight);
+        if known.flights.len() > window.max(1) {
+            broken!("bounds: {} under way to u{index}, its window is {window}", known.flights.len());
+        }
+        let copy = self.copies.entry((lane, key.device, id)).or_default();
+        let order = self.orders.entry((lane, key.device)).or_default();
+        if !copy.published {
+            if publication.resend && id.epoch == epoch {
+                broken!("P4: {key} {id:?} was never handed over and has the resend mark");
+            }
+            if let Some(highest) = order.highest_published.filter(|highest| *highest > id) {
+                broken!("P3: {key} {id:?} is handed over on {lane:?} after {highest:?}");
+            }
+            if let Some(refused) = order.refused.iter().find(|refused| **refused < id) {
+                broken!("P3: {key} {id:?} overtakes {refused:?} on {lane:?}, which is refused and held");
+            }
+            copy.published = true;
+            order.highest_published = Some(id);
+        }
+        Ok(())
+    }
+
+    /// The broker has refused a message; the engine does not know yet.
+    pub(crate) fn refused(&mut self, upstream: UpstreamId, tag: Tag) {
+        let known = self.upstreams.get_mut(usize::from(upstream.0));
+        if let Some(flight) = known.and_then(|known| known.flights.get_mut(&tag)) {
+            flight.refused = true;
+        }
+    }
+
+    /// The broker has taken a message; the consumer has it: P3 and P4 at the consumer.
+    pub(crate) fn taken(&mut self, handed: &Handed) -> Held {
+        let (publication, message) = (&handed.publication, &handed.publication.message);
+        let Some(key) = self.ids.get(&message.id).copied() else {
+            broken!("{:?} came from nowhere", message.id)
+        };
+        let lane = publication.routing_key.strip_prefix('r').and_then(|rest| rest.split_once('.'));
+        let lane = LaneId(lane.and_then(|(lane, _)| lane.parse().ok()).unwrap_or(u16::MAX));
+        let at = (lane, key.device, message.id);
+        let copy = self.copies.entry(at).or_default();
+        copy.arrivals += 1;
+        if copy.arrivals > 1 {
+            self.duplicates += 1;
+            if !publication.resend {
+                broken!("P4: {key} {:?} arrives again on {lane:?} without the resend mark", message.id);
+            }
+            return Ok(());
+        }
+        self.arrivals += 1;
+        copy.arrived_from = handed.step;
+        let known = copy.refusal_known;
+        // A refusal of which the engine has not been told yet excuses everything handed over until now.
+        let flights = self.upstreams.iter().flat_map(|known| known.flights.values());
+        let pending = flights.into_iter().any(|f| f.refused && (f.lane, f.device, f.id) == at);
+        let later = (lane, key.device, MessageId { seq: message.id.seq.next(), ..message.id });
+        let end = (lane, key.device + 1, MessageId { epoch: 0, seq: tidegate_engine::id::Seq(0) });
+        for ((_, _, id), other) in self.copies.range(later..end) {
+            if other.arrivals == 0 {
+                continue;
+            }
+            if !pending && other.arrived_from >= known {
+                broken!("P3: {key} {:?} arrives on {lane:?} after {id:?}", message.id);
+            }
+            self.excused_inversions += 1;
+        }
+        Ok(())
+    }
+
+    /// The engine is told what became of a message.
+    pub(crate) fn settled(&mut self, upstream: UpstreamId, tag: Tag, outcome: &Outcome) {
+        let known = self.upstreams.get_mut(usize::from(upstream.0));
+        let Some(flight) = known.and_then(|known| known.flights.remove(&tag)) else { return };
+        let copy = self.copies.entry((flight.lane, flight.device, flight.id)).or_default();
+        let order = self.orders.entry((flight.lane, flight.device)).or_default();
+        match outcome {
+            Outcome::Confirmed => {
+                copy.safe = true;
+                order.refused.remove(&flight.id);
+            }
+            Outcome::Returned(_) | Outcome::Nacked => {
+                copy.refusals = copy.refusals.saturating_add(1);
+                copy.refusal_known = self.step;
+                order.refused.insert(flight.id);
+            }
+            // It will never arrive, so that it need not hold anything up.
+            Outcome::Refused(_) => {
+                copy.fatal = true;
+                copy.refusal_known = self.step;
+                order.refused.remove(&flight.id);
+            }
+        }
+    }
+
+    /// The engine is told that an upstream is there.
+    pub(crate) fn up(&mut self, upstream: UpstreamId) {
+        if let Some(known) = self.upstreams.get_mut(usize::from(upstream.0)) {
+            known.up = true;
+            known.blocked = false;
+        }
+    }
+
+    /// The engine is told that an upstream wants a pause.
+    pub(crate) fn blocked(&mut self, upstream: UpstreamId, blocked: bool) {
+        if let Some(known) = self.upstreams.get_mut(usize::from(upstream.0)) {
+            known.blocked = blocked;
+        }
+    }
+
+    /// The engine is told that an upstream is gone.
+    pub(crate) fn down(&mut self, upstream: UpstreamId) {
+        if let Some(known) = self.upstreams.get_mut(usize::from(upstream.0)) {
+            let flights = std::mem::take(&mut known.flights);
+            *known = Known::default();
+            for flight in flights.into_values().filter(|flight| flight.refused) {
+                let copy = self.copies.entry((flight.lane, flight.device, flight.id)).or_default();
+                copy.refusal_known = self.step;
+            }
+        }
+    }
+
+    /// The gateway is gone, with all that it knew.
+    pub(crate) fn crashed(&mut self) {
+        for upstream in 0..self.upstreams.len() {
+            self.down(UpstreamId(u16::try_from(upstream).unwrap_or(u16::MAX)));
+        }
+        for order in self.orders.values_mut() {
+            order.refused.clear();
+        }
+        for copy in self.copies.values_mut() {
+            copy.refusals = 0;
+            copy.fatal = false;
+        }
+        self.ordered.clear();
+    }
+
+    /// A gateway starts and finds this message on its disk.
+    pub(crate) fn recovered(&mut self, lane: LaneId, message: &Message) -> Held {
+        let Some(key) = self.ids.get(&message.id).copied() else {
+            broken!("P4: {:?} stands on the disk and nobody put it there", message.id);
+        };
+        self.copies.entry((lane, key.device, message.id)).or_default().safe = true;
+        Ok(())
+    }
+
+    /// The medium has damaged a row.
+    pub(crate) fn damaged(&mut self, lane: LaneId, message: &Message) {
+        if let Some(key) = self.ids.get(&message.id) {
+            self.copies.entry((lane, key.device, message.id)).or_default().damaged = true;
+        }
+    }
+
+    /// A gateway starts and finds this dead letter.
+    pub(crate) fn found_dead(&mut self, lane: LaneId, message: &Message) {
+        if let Some(key) = self.ids.get(&message.id) {
+            let copy = self.copies.entry((lane, key.device, message.id)).or_default();
+            copy.safe = true;
+            copy.buried = true;
+        }
+    }
+
+    /// The end, when everything is quiet: P2, and what of P3 and P4 needs the whole story.
+    pub(crate) fn finish(&self) -> Held {
+        for (device, records) in (0..).zip(&self.records) {
+            for (number, record) in (0..).zip(records) {
+                let key = Key { device, number };
+                self.finish_record(key, record)?;
+            }
+            self.finish_order(device)?;
+        }
+        Ok(())
+    }
+
+    fn finish_record(&self, key: Key, record: &Record) -> Held {
+        let through = |lane: &LaneId| {
+            let copies = record.ids.iter().filter_map(|id| self.copies.get(&(*lane, key.device, *id)));
+            copies.into_iter().any(|copy| copy.arrivals > 0 || copy.buried || copy.damaged)
+        };
+        if record.acked && !record.required.iter().any(|lanes| lanes.iter().all(through)) {
+            broken!("P2: {key} was acknowledged and is lost; its ids are {:?}", record.ids);
+        }
+        // An id that a crash took before it was on the medium has never been.
+        let lives = |id: &MessageId| {
+            let lanes = self.setup.routes.iter().map(|route| route.lane);
+            let mut copies = lanes.filter_map(|lane| self.copies.get(&(lane, key.device, *id)));
+            copies.any(|copy| copy.safe || copy.published || copy.arrivals > 0)
+        };
+        let living: Vec<_> = record.ids.iter().filter(|id| lives(id)).collect();
+        if record.qos == 2 && !record.excused && living.len() > 1 {
+            broken!("P4: {key} of QoS 2 was accepted {} times: {living:?}", living.len());
+        }
+        if self.setup.limits.coap_exchanges_per_peer >= MANY_EXCHANGES {
+            for epoch in record.ids.iter().map(|id| id.epoch) {
+                let ids = record.ids.iter().filter(|id| id.epoch == epoch).count();
+                let exchanges = record.exchanges.iter().filter(|(life, ..)| *life == epoch).count();
+                if ids > exchanges && exchanges > 0 {
+                    broken!(
+                        "P4: {key} was accepted {ids} times from {exchanges} CoAP exchanges in epoch {epoch}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of a device, in their order, are numbers that came in, in that order.
+    fn finish_order(&self, device: u16) -> Held {
+        let mut received = self.received.get(usize::from(device)).into_iter().flatten();
+        for (id, key) in self.ids.iter().filter(|(_, key)| key.device == device) {
+            if !received.any(|number| *number == key.number) {
+                broken!("P3: {key} has {id:?}, and did not come in in that order (or not so often)");
+            }
+        }
+        Ok(())
+    }
+}
