@@ -1,5 +1,5 @@
-//! The devices' side of the world: their links to the gateway, and the taps on them that tell the oracle what came in
-//! and which acknowledgement went out.
+//! The devices' side of the world: their links to the gateway, stream and datagram, and what happens to these.
+//! The taps on them stand in `witness`.
 
 use super::device::Act;
 use super::gateway::{address, endpoint};
@@ -7,7 +7,7 @@ use super::link::Stream;
 use super::oracle::{Held, Violation};
 use super::payload::Key;
 use super::plan::{MS, Protocol, SECOND};
-use super::tap::{self, MqttTap, Packet};
+use super::tap::MqttTap;
 use super::world::{Event, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -18,22 +18,17 @@ use tidegate_engine::id::ConnId;
 /// The shell ends a connection after so long, sent or not.
 const CLOSE_WITHIN: u64 = SECOND;
 
-/// MQTT 5 reasons with which a gateway may end a well-behaved client's connection.
-const FAIR_DISCONNECTS: [u8; 7] = [0x89, 0x8B, 0x8D, 0x8E, 0x96, 0x97, 0x98];
-/// Codes with which it may refuse one: 3.1.1's "server unavailable", and MQTT 5's unavailable, busy, quota, rate.
-const FAIR_REFUSALS: [u8; 5] = [0x03, 0x88, 0x89, 0x97, 0x9F];
-
 /// A stream connection with its taps.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: Stream,
-    up: MqttTap,
-    down: MqttTap,
+    pub(super) stream: Stream,
+    pub(super) up: MqttTap,
+    pub(super) down: MqttTap,
     /// QoS 1 and QoS 2 packet ids as they came in, not acknowledged yet.
-    pubacks: VecDeque<u16>,
-    pubrecs: VecDeque<u16>,
+    pub(super) pubacks: VecDeque<u16>,
+    pub(super) pubrecs: VecDeque<u16>,
     /// The message that each packet id carried last.
-    carried: BTreeMap<u16, Key>,
+    pub(super) carried: BTreeMap<u16, Key>,
     /// The engine has been told that it is closed, or is gone itself.
     forgotten: bool,
 }
@@ -48,9 +43,9 @@ pub(crate) struct Port {
     attempt: u64,
     wake_at: Option<u64>,
     /// QoS 2: the message that each packet id carried last, over all connections.
-    releasing: BTreeMap<u16, Key>,
+    pub(super) releasing: BTreeMap<u16, Key>,
     /// CoAP: the message of each token, by port; and whether it was confirmable: a NON's answer promises nothing.
-    tokens: BTreeMap<(u16, Vec<u8>), (Key, bool)>,
+    pub(super) tokens: BTreeMap<(u16, Vec<u8>), (Key, bool)>,
 }
 
 impl Port {
@@ -427,143 +422,9 @@ impl World {
     }
 }
 
-fn device_at(endpoint: Endpoint) -> Option<usize> {
+pub(super) fn device_at(endpoint: Endpoint) -> Option<usize> {
     match endpoint.peer.ip() {
         IpAddr::V4(v4) => v4.octets().last().map(|last| usize::from(*last)),
         IpAddr::V6(_) => None,
-    }
-}
-
-/// The taps.
-impl World {
-    /// Bytes that the engine is about to get.
-    pub(crate) fn tap_up(&mut self, conn: u64, bytes: &[u8]) -> Held {
-        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
-        connection.up.feed(bytes);
-        while let Some(packet) = connection.up.next() {
-            match packet {
-                Packet::Publish { pid, qos, dup, topic, key: Some(key) } => {
-                    self.coverage.mqtt_repeats += u64::from(dup);
-                    if qos > 0 {
-                        connection.carried.insert(pid, key);
-                    }
-                    match qos {
-                        0 => {}
-                        1 => connection.pubacks.push_back(pid),
-                        _ => {
-                            connection.pubrecs.push_back(pid);
-                            if let Some(port) = self.ports.get_mut(connection.stream.device) {
-                                port.releasing.insert(pid, key);
-                            }
-                        }
-                    }
-                    self.oracle.received(key, &topic, None)?;
-                }
-                Packet::Publish { .. } | Packet::Broken => {
-                    return Err(Violation(format!("a device sent what nobody can read: {packet:?}")));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Bytes that have just left the engine.
-    fn tap_down(&mut self, conn: u64, bytes: &[u8]) -> Held {
-        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
-        connection.down.feed(bytes);
-        let device = connection.stream.device;
-        while let Some(packet) = connection.down.next() {
-            let coverage = &mut self.coverage;
-            match packet {
-                Packet::Puback { code: 0x80.., .. } | Packet::Pubrec { code: 0x80.., .. } => {
-                    return Err(Violation(format!("P7: {packet:?} to d{device}")));
-                }
-                Packet::Puback { pid, .. } => {
-                    in_order(&mut connection.pubacks, pid, "PUBACK")?;
-                    if let Some(key) = connection.carried.get(&pid) {
-                        coverage.acknowledged += 1;
-                        self.oracle.acknowledged(*key, "PUBACK")?;
-                    }
-                }
-                Packet::Pubrec { pid, .. } => {
-                    in_order(&mut connection.pubrecs, pid, "PUBREC")?;
-                    if let Some(key) = connection.carried.get(&pid) {
-                        coverage.acknowledged += 1;
-                        self.oracle.acknowledged(*key, "PUBREC")?;
-                    }
-                }
-                Packet::Pubcomp { pid, code: ..0x80 } => {
-                    if let Some(key) = self.ports.get(device).and_then(|port| port.releasing.get(&pid)) {
-                        self.oracle.acknowledged(*key, "PUBCOMP")?;
-                    }
-                }
-                Packet::Connack { session_present, code: 0 } => {
-                    coverage.mqtt_connects += 1;
-                    coverage.mqtt_resumed += u64::from(session_present);
-                }
-                Packet::Connack { code, .. } if FAIR_REFUSALS.contains(&code) => {}
-                Packet::Disconnect { code } if FAIR_DISCONNECTS.contains(&code) => {}
-                Packet::Connack { .. } | Packet::Disconnect { .. } | Packet::Broken => {
-                    return Err(Violation(format!(
-                        "the gateway says {packet:?} to d{device}, which did nothing wrong"
-                    )));
-                }
-                Packet::Publish { key: None, .. } => {
-                    return Err(Violation(format!("d{device} is told what nobody sent: {packet:?}")));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// A datagram that the engine is about to get.
-    pub(crate) fn tap_in(&mut self, endpoint: &Endpoint, bytes: &[u8]) -> Held {
-        let (Some(device), Some(message)) = (device_at(*endpoint), tap::coap(bytes)) else { return Ok(()) };
-        if let (0x02 | 0x03, Some(key)) = (message.code, message.key) {
-            let port = endpoint.peer.port();
-            let topic = message.path.strip_prefix("t/").unwrap_or(&message.path);
-            self.oracle.received(key, topic, Some((port, message.mid)))?;
-            if let Some(place) = self.ports.get_mut(device) {
-                place.tokens.insert((port, message.token), (key, message.kind == 0));
-            }
-        }
-        Ok(())
-    }
-
-    /// A datagram that has just left the engine.
-    fn tap_out(&mut self, device: usize, port: u16, bytes: &[u8]) -> Held {
-        let Some(message) = tap::coap(bytes) else {
-            return Err(Violation(format!("d{device} gets a datagram that is not CoAP")));
-        };
-        match message.code {
-            0x44 => {
-                let key = self.ports.get(device).and_then(|place| place.tokens.get(&(port, message.token)));
-                match key {
-                    Some((key, true)) => {
-                        self.coverage.acknowledged += 1;
-                        self.oracle.acknowledged(*key, "2.04")?;
-                    }
-                    Some((_, false)) => {}
-                    None => return Err(Violation(format!("d{device} gets a 2.04 for nothing"))),
-                }
-            }
-            0xA3 | 0x9D => self.coverage.coap_busy += 1,
-            0x00 if message.kind == 2 => self.coverage.coap_separate += 1,
-            0x00 => {}
-            code => {
-                return Err(Violation(format!("P7: d{device} gets {}.{:02}", code >> 5, code & 31)));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Acknowledgements leave in the order of reception [MQTT-4.6.0-2, MQTT-4.6.0-3].
-fn in_order(waiting: &mut VecDeque<u16>, pid: u16, what: &str) -> Held {
-    match waiting.pop_front() {
-        Some(front) if front == pid => Ok(()),
-        front => Err(Violation(format!("P7: {what} {pid} leaves, and {front:?} came in first"))),
     }
 }

@@ -1,21 +1,18 @@
 //! The gateway's process: starts from the disk, drives the engine as the real driver does, carries out its orders with
-//! the models, and dies between any two steps. Also the store's worker and the gateway's end of the upstream links.
+//! the models, and dies between any two steps. The store's worker stands in `storage`, the upstream links in `uplink`.
 
 use super::disk::Condition;
 use super::faults::draw_mean;
 use super::oracle::{Held, Violation};
 use super::plan::{MS, SECOND};
-use super::upstream::Handed;
+use super::show;
 use super::world::{Event, World};
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use tidegate::store::Store;
 use tidegate_engine::Engine;
-use tidegate_engine::event::{
-    Batch, Endpoint, Input, Notice, Outcome, Output, Publication, Setup, StoreFault,
-};
-use tidegate_engine::id::{BatchId, LaneId, Seq, Tag, UpstreamId};
+use tidegate_engine::event::{Batch, Endpoint, Input, Notice, Output, Setup, StoreFault};
+use tidegate_engine::id::{BatchId, LaneId, Seq, UpstreamId};
 use tidegate_engine::time::{Instant, Now, Stamp};
 
 /// Facts that the driver works on before it polls.
@@ -29,14 +26,14 @@ const STOP_WITHIN: u64 = 5 * SECOND;
 
 /// An order to the store.
 #[derive(Debug)]
-enum Job {
+pub(super) enum Job {
     Commit(Arc<Batch>),
     Load { lane: LaneId, after: Seq, messages: usize, bytes: usize },
 }
 
 /// What the store's worker is at.
 #[derive(Debug)]
-enum Work {
+pub(super) enum Work {
     /// A transaction is written; synced or not yet.
     Commit {
         batch: BatchId,
@@ -76,8 +73,8 @@ pub(crate) struct Gateway {
     ticks_at: (u64, u32),
     steps_left: u64,
     stop_asked: Option<u64>,
-    jobs: VecDeque<Job>,
-    work: Option<Work>,
+    pub(super) jobs: VecDeque<Job>,
+    pub(super) work: Option<Work>,
     next_connection: u64,
     pub(crate) wall: Stamp,
     /// The disk or the medium was not well since the stop was asked for.
@@ -121,7 +118,7 @@ impl Gateway {
 
     fn now(&self, now: u64) -> Now {
         let (began, value) = self.booted;
-        let wall = Stamp { unix_ms: self.wall.unix_ms + (now / 1_000) as i64, ..self.wall };
+        let wall = Stamp { unix_ms: self.wall.unix_ms + (now / 1_000).cast_signed(), ..self.wall };
         Now { instant: Instant(value + now - began), wall }
     }
 
@@ -266,7 +263,7 @@ impl World {
         self.report_from(input, 0);
     }
 
-    fn report_from(&mut self, input: Input, connection: u64) {
+    pub(super) fn report_from(&mut self, input: Input, connection: u64) {
         if self.gateway.is_running() {
             self.gateway.inbox.push_back(Fact { input, connection });
             self.wake_driver();
@@ -297,7 +294,7 @@ impl World {
             if self.dies_here() {
                 return self.die(false);
             }
-            self.trace.say(now, || format!("  > {}", show_input(&fact.input)));
+            self.trace.say(now, || format!("  > {}", show::input(&fact.input)));
             self.observe(&fact)?;
             let at = self.gateway.now(now);
             if let Some(engine) = &mut self.gateway.engine {
@@ -316,7 +313,7 @@ impl World {
                 return self.die(true);
             }
         }
-        if self.oracle.step % 16 == 0 {
+        if self.oracle.step.is_multiple_of(16) {
             self.check_bounds()?;
         }
         self.check_stop(now)?;
@@ -376,7 +373,7 @@ impl World {
     /// Carries out an order; true when the process ends.
     fn perform(&mut self, output: Output) -> Result<bool, Violation> {
         let now = self.clock.now();
-        self.trace.say(now, || format!("  < {}", show_output(&output)));
+        self.trace.say(now, || format!("  < {}", show::output(&output)));
         match output {
             Output::Send { conn, bytes } => self.send(conn.0, bytes)?,
             Output::Close { conn } => self.close(conn.0),
@@ -462,198 +459,6 @@ impl World {
     }
 }
 
-/// The store's worker: one order at a time, in their order.
-impl World {
-    fn work_store(&mut self) {
-        if self.gateway.work.is_some() {
-            return;
-        }
-        let Some(job) = self.gateway.jobs.pop_front() else { return };
-        let life = self.gateway.life;
-        let stall = self.disk_stall();
-        let work = match job {
-            Job::Commit(batch) => match self.disk.write(batch.ops.as_slice().into()) {
-                Ok(()) => {
-                    let time = self.rng.u64(self.plan.commit_time.clone()) + stall;
-                    self.clock.after(self.rng.u64(..=time), Event::Synced { life });
-                    self.clock.after(time, Event::StoreDone { life });
-                    self.gateway.work = Some(Work::Commit { batch: batch.id });
-                    return;
-                }
-                Err(fault) => {
-                    self.coverage.commits_failed += 1;
-                    self.coverage.commits_full += u64::from(fault == StoreFault::Full);
-                    Work::Failed { batch: batch.id, fault }
-                }
-            },
-            Job::Load { lane, after, messages, bytes } => Work::Load { lane, after, messages, bytes },
-        };
-        self.gateway.work = Some(work);
-        let time = self.rng.u64(100..3 * MS) + stall;
-        self.clock.after(time, Event::StoreDone { life });
-    }
-
-    pub(crate) fn store_synced(&mut self) {
-        self.disk.sync();
-    }
-
-    pub(crate) fn store_done(&mut self) {
-        let fault = || StoreFault::Failed("the medium does not answer".into());
-        match self.gateway.work.take() {
-            Some(Work::Commit { batch }) => {
-                self.disk.sync();
-                self.report(Input::Committed { batch });
-            }
-            Some(Work::Failed { batch, fault }) => self.report(Input::CommitFailed { batch, fault }),
-            Some(Work::Load { lane, .. }) if self.disk.condition == Condition::Failing => {
-                self.coverage.loads_failed += 1;
-                self.report(Input::LoadFailed { lane, fault: fault() });
-            }
-            Some(Work::Load { lane, after, messages, bytes }) => {
-                let input = match self.disk.load(lane, after, messages, bytes) {
-                    Ok(page) => Input::Loaded {
-                        lane,
-                        messages: page.messages,
-                        damaged: page.damaged,
-                        upto: page.upto,
-                    },
-                    Err(fault) => Input::LoadFailed { lane, fault },
-                };
-                self.report(input);
-            }
-            None => {}
-        }
-        self.work_store();
-    }
-}
-
-/// The gateway's end of the upstream links.
-impl World {
-    fn hand_over(&mut self, publication: Publication) -> Held {
-        self.oracle.published(&publication)?;
-        self.coverage.resent += u64::from(publication.resend);
-        self.trace.mix(publication.tag.0);
-        let upstream = publication.upstream.0;
-        let now = self.clock.now();
-        let step = self.oracle.step;
-        let Some(broker) = self.brokers.get_mut(usize::from(upstream)) else { return Ok(()) };
-        let connection = broker.connection;
-        if let Some(at) = broker.hand(now, &mut self.rng, Handed { publication, step }) {
-            self.clock.at(at, Event::Arrive { upstream, connection });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn arrive(&mut self, upstream: u16, connection: u64) -> Held {
-        let now = self.clock.now();
-        let Some(broker) = self.brokers.get_mut(usize::from(upstream)) else { return Ok(()) };
-        if broker.connection != connection || broker.blocked {
-            return Ok(());
-        }
-        let Some(handed) = broker.queue.pop_front() else { return Ok(()) };
-        let answer_at = broker.answers_at(now, &mut self.rng);
-        let doubles = broker.mood.doubles;
-        let tag = handed.publication.tag;
-        let Some(outcome) = self.judge(upstream, &handed)? else { return Ok(()) };
-        if self.rng.u16(..1_000) < doubles {
-            self.coverage.settled_twice += 1;
-            let again = answer_at + self.rng.u64(..200 * MS);
-            let outcome = outcome.clone();
-            self.clock.at(again, Event::Settle { upstream, connection, tag, outcome });
-        }
-        self.clock.at(answer_at, Event::Settle { upstream, connection, tag, outcome });
-        Ok(())
-    }
-
-    /// A message is at the broker: what it does with it.
-    fn judge(&mut self, upstream: u16, handed: &Handed) -> Result<Option<Outcome>, Violation> {
-        let Some(broker) = self.brokers.get_mut(usize::from(upstream)) else { return Ok(None) };
-        let verdict = broker.judge(&mut self.rng, handed);
-        let now = self.clock.now();
-        self.trace.say(now, || {
-            format!(
-                "    u{upstream} {:?}: takes {}, says {:?}",
-                handed.publication.tag, verdict.takes, verdict.outcome
-            )
-        });
-        if verdict.takes {
-            self.oracle.taken(handed)?;
-        }
-        match &verdict.outcome {
-            Some(Outcome::Confirmed) => {}
-            Some(outcome) => {
-                self.oracle.refused(UpstreamId(upstream), handed.publication.tag);
-                match outcome {
-                    Outcome::Nacked => self.coverage.nacked += 1,
-                    Outcome::Returned(_) => self.coverage.returned += 1,
-                    _ => self.coverage.refused += 1,
-                }
-            }
-            None if verdict.takes => self.coverage.swallowed += 1,
-            None => self.coverage.ignored += 1,
-        }
-        Ok(verdict.outcome)
-    }
-
-    pub(crate) fn settle(&mut self, upstream: u16, connection: u64, tag: Tag, outcome: Outcome) {
-        let current = self.brokers.get(usize::from(upstream)).map(|broker| broker.connection);
-        if current == Some(connection) {
-            self.report(Input::Settled { upstream: UpstreamId(upstream), tag, outcome });
-        }
-    }
-
-    /// The link breaks; the first `arrived` messages under way have arrived, and nobody hears of it.
-    fn break_upstream(&mut self, upstream: u16, arrived: usize) -> Held {
-        let Some(broker) = self.brokers.get_mut(usize::from(upstream)) else { return Ok(()) };
-        // A broker that has asked for a pause does not read.
-        let arrived = if broker.blocked { 0 } else { arrived };
-        for handed in broker.last_arrivals(arrived) {
-            self.judge(upstream, &handed)?;
-        }
-        if let Some(broker) = self.brokers.get_mut(usize::from(upstream)) {
-            broker.drop_link();
-        }
-        Ok(())
-    }
-
-    /// The link breaks while the gateway runs: its client notices, and connects again.
-    pub(crate) fn lose_upstream(&mut self, upstream: u16, arrived: usize) -> Held {
-        let is_up = self.brokers.get(usize::from(upstream)).is_some_and(super::upstream::Broker::is_up);
-        if is_up {
-            self.coverage.upstream_lost += 1;
-            self.trace.say(self.clock.now(), || format!("    u{upstream} loses its link"));
-            self.break_upstream(upstream, arrived)?;
-            let notice = if self.rng.bool() { 0 } else { self.rng.u64(..5 * MS) };
-            self.clock.after(notice, Event::Gone { upstream, life: self.gateway.life });
-        }
-        Ok(())
-    }
-
-    pub(crate) fn report_gone(&mut self, upstream: u16) {
-        self.report(Input::UpstreamDown { upstream: UpstreamId(upstream) });
-        self.try_connecting(upstream);
-    }
-
-    fn try_connecting(&mut self, upstream: u16) {
-        let pause = self.rng.u64(MS..150 * MS);
-        self.clock.after(pause, Event::Connect { upstream, life: self.gateway.life });
-    }
-
-    pub(crate) fn connect(&mut self, upstream: u16) {
-        let now = self.clock.now();
-        let Some(broker) = self.brokers.get_mut(usize::from(upstream)) else { return };
-        if broker.is_up() {
-            return;
-        }
-        if now < broker.away_until {
-            return self.try_connecting(upstream);
-        }
-        broker.connection += 1;
-        let connection = broker.connection;
-        self.report_from(Input::UpstreamUp { upstream: UpstreamId(upstream) }, connection);
-    }
-}
-
 /// Where a device's datagrams come from.
 pub(crate) fn endpoint(device: usize, port: u16) -> Endpoint {
     Endpoint { socket: 0, peer: SocketAddr::new(address(device), port) }
@@ -662,59 +467,4 @@ pub(crate) fn endpoint(device: usize, port: u16) -> Endpoint {
 /// A device's address.
 pub(crate) fn address(device: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 0, 0, (device & 0xff) as u8))
-}
-
-fn show_input(input: &Input) -> String {
-    match input {
-        Input::Received { conn, bytes } => format!("Received {conn:?} {}", hex(bytes)),
-        Input::Datagram { endpoint, bytes } => format!("Datagram {} {}", endpoint.peer, hex(bytes)),
-        Input::Loaded { lane, messages, damaged, upto } => {
-            let ids: Vec<_> = messages.iter().map(|message| message.id.seq.0).collect();
-            format!("Loaded {lane:?} {ids:?}, {damaged} damaged, up to {upto:?}")
-        }
-        Input::Reload(_) => "Reload".into(),
-        other => format!("{other:?}"),
-    }
-}
-
-fn show_output(output: &Output) -> String {
-    use tidegate_engine::event::Op;
-    match output {
-        Output::Send { conn, bytes } => format!("Send {conn:?} {}", hex(bytes)),
-        Output::SendTo { endpoint, bytes } => format!("SendTo {} {}", endpoint.peer, hex(bytes)),
-        Output::Commit(batch) => {
-            let ops: Vec<_> = batch
-                .ops
-                .iter()
-                .map(|op| match op {
-                    Op::Insert { lane, message } => format!("insert {}:{}", lane.0, message.id.seq.0),
-                    Op::Forget { lane, seq } => format!("forget {}:{}", lane.0, seq.0),
-                    Op::Bury { lane, message, reason } => {
-                        format!("bury {}:{} ({reason})", lane.0, message.id.seq.0)
-                    }
-                    Op::Put { key, .. } => format!("put {:?} {:?}", key.kind, key.key),
-                    Op::Remove { key } => format!("remove {:?} {:?}", key.kind, key.key),
-                })
-                .collect();
-            format!("Commit {:?}: {}", batch.id, ops.join(", "))
-        }
-        Output::Publish(p) => {
-            let key =
-                super::payload::read(&p.message.payload).map_or_else(String::new, |key| key.to_string());
-            let mark = if p.resend { " RESEND" } else { "" };
-            format!(
-                "Publish u{} {:?} {key} seq {} {}{mark}",
-                p.upstream.0, p.tag, p.message.id.seq.0, p.routing_key
-            )
-        }
-        other => format!("{other:?}"),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut text: String = bytes.iter().take(48).map(|byte| format!("{byte:02x}")).collect();
-    if bytes.len() > 48 {
-        text.push('…');
-    }
-    text
 }

@@ -1,0 +1,147 @@
+//! The taps on the devices' links: tell the oracle what is about to come in and which acknowledgement has gone out, and
+//! hold the gateway to what it may say to a device that does nothing wrong.
+
+use super::field::device_at;
+use super::oracle::{Held, Violation};
+use super::tap::{self, Packet};
+use super::world::World;
+use std::collections::VecDeque;
+use tidegate_engine::event::Endpoint;
+
+/// MQTT 5 reasons with which a gateway may end a well-behaved client's connection.
+const FAIR_DISCONNECTS: [u8; 7] = [0x89, 0x8B, 0x8D, 0x8E, 0x96, 0x97, 0x98];
+/// Codes with which it may refuse one: 3.1.1's "server unavailable", and MQTT 5's unavailable, busy, quota, rate.
+const FAIR_REFUSALS: [u8; 5] = [0x03, 0x88, 0x89, 0x97, 0x9F];
+
+impl World {
+    /// Bytes that the engine is about to get.
+    pub(crate) fn tap_up(&mut self, conn: u64, bytes: &[u8]) -> Held {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        connection.up.feed(bytes);
+        while let Some(packet) = connection.up.next() {
+            match packet {
+                Packet::Publish { pid, qos, dup, topic, key: Some(key) } => {
+                    self.coverage.mqtt_repeats += u64::from(dup);
+                    if qos > 0 {
+                        connection.carried.insert(pid, key);
+                    }
+                    match qos {
+                        0 => {}
+                        1 => connection.pubacks.push_back(pid),
+                        _ => {
+                            connection.pubrecs.push_back(pid);
+                            if let Some(port) = self.ports.get_mut(connection.stream.device) {
+                                port.releasing.insert(pid, key);
+                            }
+                        }
+                    }
+                    self.oracle.received(key, &topic, None)?;
+                }
+                Packet::Publish { .. } | Packet::Broken => {
+                    return Err(Violation(format!("a device sent what nobody can read: {packet:?}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes that have just left the engine.
+    pub(super) fn tap_down(&mut self, conn: u64, bytes: &[u8]) -> Held {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        connection.down.feed(bytes);
+        let device = connection.stream.device;
+        while let Some(packet) = connection.down.next() {
+            let coverage = &mut self.coverage;
+            match packet {
+                Packet::Puback { code: 0x80.., .. } | Packet::Pubrec { code: 0x80.., .. } => {
+                    return Err(Violation(format!("P7: {packet:?} to d{device}")));
+                }
+                Packet::Puback { pid, .. } => {
+                    in_order(&mut connection.pubacks, pid, "PUBACK")?;
+                    if let Some(key) = connection.carried.get(&pid) {
+                        coverage.acknowledged += 1;
+                        self.oracle.acknowledged(*key, "PUBACK")?;
+                    }
+                }
+                Packet::Pubrec { pid, .. } => {
+                    in_order(&mut connection.pubrecs, pid, "PUBREC")?;
+                    if let Some(key) = connection.carried.get(&pid) {
+                        coverage.acknowledged += 1;
+                        self.oracle.acknowledged(*key, "PUBREC")?;
+                    }
+                }
+                Packet::Pubcomp { pid, code: ..0x80 } => {
+                    if let Some(key) = self.ports.get(device).and_then(|port| port.releasing.get(&pid)) {
+                        self.oracle.acknowledged(*key, "PUBCOMP")?;
+                    }
+                }
+                Packet::Connack { session_present, code: 0 } => {
+                    coverage.mqtt_connects += 1;
+                    coverage.mqtt_resumed += u64::from(session_present);
+                }
+                Packet::Connack { code, .. } if FAIR_REFUSALS.contains(&code) => {}
+                Packet::Disconnect { code } if FAIR_DISCONNECTS.contains(&code) => {}
+                Packet::Connack { .. } | Packet::Disconnect { .. } | Packet::Broken => {
+                    return Err(Violation(format!(
+                        "the gateway says {packet:?} to d{device}, which did nothing wrong"
+                    )));
+                }
+                Packet::Publish { key: None, .. } => {
+                    return Err(Violation(format!("d{device} is told what nobody sent: {packet:?}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A datagram that the engine is about to get.
+    pub(crate) fn tap_in(&mut self, endpoint: &Endpoint, bytes: &[u8]) -> Held {
+        let (Some(device), Some(message)) = (device_at(*endpoint), tap::coap(bytes)) else { return Ok(()) };
+        if let (0x02 | 0x03, Some(key)) = (message.code, message.key) {
+            let port = endpoint.peer.port();
+            let topic = message.path.strip_prefix("t/").unwrap_or(&message.path);
+            self.oracle.received(key, topic, Some((port, message.mid)))?;
+            if let Some(place) = self.ports.get_mut(device) {
+                place.tokens.insert((port, message.token), (key, message.kind == 0));
+            }
+        }
+        Ok(())
+    }
+
+    /// A datagram that has just left the engine.
+    pub(super) fn tap_out(&mut self, device: usize, port: u16, bytes: &[u8]) -> Held {
+        let Some(message) = tap::coap(bytes) else {
+            return Err(Violation(format!("d{device} gets a datagram that is not CoAP")));
+        };
+        match message.code {
+            0x44 => {
+                let key = self.ports.get(device).and_then(|place| place.tokens.get(&(port, message.token)));
+                match key {
+                    Some((key, true)) => {
+                        self.coverage.acknowledged += 1;
+                        self.oracle.acknowledged(*key, "2.04")?;
+                    }
+                    Some((_, false)) => {}
+                    None => return Err(Violation(format!("d{device} gets a 2.04 for nothing"))),
+                }
+            }
+            0xA3 | 0x9D => self.coverage.coap_busy += 1,
+            0x00 if message.kind == 2 => self.coverage.coap_separate += 1,
+            0x00 => {}
+            code => {
+                return Err(Violation(format!("P7: d{device} gets {}.{:02}", code >> 5, code & 31)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Acknowledgements leave in the order of reception [MQTT-4.6.0-2, MQTT-4.6.0-3].
+fn in_order(waiting: &mut VecDeque<u16>, pid: u16, what: &str) -> Held {
+    match waiting.pop_front() {
+        Some(front) if front == pid => Ok(()),
+        front => Err(Violation(format!("P7: {what} {pid} leaves, and {front:?} came in first"))),
+    }
+}
