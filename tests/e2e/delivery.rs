@@ -125,6 +125,15 @@ fn what_is_acknowledged_survives_a_gateway_that_is_killed_again_and_again() {
 }
 
 #[test]
+fn what_is_acknowledged_survives_a_gateway_that_is_killed_while_its_broker_is_away() {
+    let mut scene = Scene::new("relay");
+    let plan = scene.plan(20, 9_000);
+    let outcome = scene.both_fail(&plan, 3, 1);
+    println!("{outcome}");
+    assert!(outcome.is_sound(), "{outcome}\n{}", scene.gateway.log());
+}
+
+#[test]
 fn a_gateway_killed_without_a_broker_delivers_its_backlog_in_order_later() {
     let mut scene = Scene::new("relay");
     scene.broker.stop();

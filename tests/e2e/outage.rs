@@ -13,6 +13,8 @@ enum Target {
     Broker,
     /// The gateway, killed with SIGKILL and started again.
     Gateway,
+    /// The broker in turn stopped, killed, blocked or frozen, and the gateway killed while it is away and when it is back.
+    Both,
 }
 
 #[derive(Debug, Parser)]
@@ -29,6 +31,9 @@ struct Arguments {
     messages: usize,
     #[arg(long, default_value_t = 100)]
     devices: usize,
+    /// Which faults `both` chooses.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
     /// "relay" or "disk".
     #[arg(long, default_value = "relay")]
     durability: String,
@@ -44,6 +49,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.target {
         Target::Broker => scene.broker_outages(&plan, &vec![Fault::Kill; arguments.kills]),
         Target::Gateway => scene.gateway_kills(&plan, arguments.kills),
+        Target::Both => scene.both_fail(&plan, arguments.kills, arguments.seed),
     };
     println!(
         "{:?} killed {} times, {} devices, {}: {outcome}",

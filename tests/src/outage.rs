@@ -133,21 +133,12 @@ impl Scene {
             fleet.allow(before);
             // In the thick of it, not in the pause after: the last part is still under way.
             self.acknowledged(&fleet, before - part / 4);
-            match fault {
-                Fault::Stop => self.broker.stop(),
-                Fault::Kill => self.broker.kill(),
-                Fault::Block => self.broker.block(true),
-                Fault::Freeze => self.broker.freeze(true),
-            }
+            self.take_away(*fault);
             let at = fleet.acknowledged();
             fleet.allow(before + part);
             self.acknowledged(&fleet, before + part);
             meanwhile += fleet.acknowledged() - at;
-            match fault {
-                Fault::Stop | Fault::Kill => self.broker.start_again(),
-                Fault::Block => self.broker.block(false),
-                Fault::Freeze => self.broker.freeze(false),
-            }
+            self.give_back(*fault);
         }
         self.finish(plan, &fleet, began, meanwhile, Duration::ZERO)
     }
@@ -168,6 +159,58 @@ impl Scene {
             slowest = slowest.max(self.gateway.start_again());
         }
         self.finish(plan, &fleet, began, 0, slowest)
+    }
+
+    /// Takes the broker away and kills the gateway while it is away, and again when it is back: so many rounds, the
+    /// fault of each by the seed.
+    ///
+    /// # Panics
+    /// When acknowledgements stop coming, or the gateway does not start again.
+    pub fn both_fail(&mut self, plan: &Plan, rounds: usize, seed: u64) -> Outcome {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        let began = Instant::now();
+        let fleet = Fleet::start(plan.clone());
+        let part = plan.messages() / (3 * rounds + 1);
+        let mut slowest = Duration::ZERO;
+        let mut meanwhile = 0;
+        let mut count = 0;
+        for _ in 0..rounds {
+            let fault = [Fault::Stop, Fault::Kill, Fault::Block, Fault::Freeze][chance.usize(..4)];
+            let mut some = |fleet: &Fleet| {
+                count += part;
+                fleet.allow(count + part / 2);
+                count - part + chance.usize(1..=part.max(1))
+            };
+            self.acknowledged(&fleet, some(&fleet));
+            self.take_away(fault);
+            let at = fleet.acknowledged();
+            self.acknowledged(&fleet, some(&fleet));
+            self.gateway.kill();
+            slowest = slowest.max(self.gateway.start_again());
+            self.acknowledged(&fleet, some(&fleet));
+            meanwhile += fleet.acknowledged() - at;
+            self.give_back(fault);
+            self.gateway.kill();
+            slowest = slowest.max(self.gateway.start_again());
+        }
+        self.finish(plan, &fleet, began, meanwhile, slowest)
+    }
+
+    fn take_away(&mut self, fault: Fault) {
+        match fault {
+            Fault::Stop => self.broker.stop(),
+            Fault::Kill => self.broker.kill(),
+            Fault::Block => self.broker.block(true),
+            Fault::Freeze => self.broker.freeze(true),
+        }
+    }
+
+    fn give_back(&mut self, fault: Fault) {
+        match fault {
+            Fault::Stop | Fault::Kill => self.broker.start_again(),
+            Fault::Block => self.broker.block(false),
+            Fault::Freeze => self.broker.freeze(false),
+        }
     }
 
     fn acknowledged(&self, fleet: &Fleet, count: usize) {

@@ -19,7 +19,10 @@ const SLEEPERS: &[(&str, &str)] = &[
         "tests/src/rabbit.rs",
         "a consumer pauses between two attempts to reach a broker that the test has taken down",
     ),
-    ("tests/src/fleet.rs", "a device pauses between two attempts to reach a gateway that the test has killed"),
+    (
+        "tests/src/fleet.rs",
+        "a device pauses between two attempts to reach a gateway that the test has killed",
+    ),
     ("tests/bench/", "an open loop sends by the clock: the pauses are the load"),
 ];
 

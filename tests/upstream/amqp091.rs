@@ -29,7 +29,7 @@ fn shared() -> &'static Rabbit {
     SHARED.get_or_init(|| Rabbit::start(&setup()))
 }
 
-fn amqp(urls: &[String], exchange: &str, declare: bool) -> config::Amqp {
+pub(crate) fn amqp(urls: &[String], exchange: &str, declare: bool) -> config::Amqp {
     config::Amqp {
         urls: urls.to_vec(),
         username: USER.to_owned(),

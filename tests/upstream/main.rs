@@ -5,3 +5,4 @@
 mod amqp091;
 mod contract;
 mod file;
+mod tls;
