@@ -68,6 +68,14 @@ struct Release {
     sent: bool,
 }
 
+/// A QoS 2 message from the server, taken by the caller, whose identifier the server has not released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Unreleased {
+    id: u16,
+    /// It came on an earlier connection, and nothing has been heard of it on this one.
+    earlier: bool,
+}
+
 /// What the server has said that it takes.
 #[derive(Clone, Copy, Debug)]
 struct Granted {
@@ -92,7 +100,7 @@ pub struct Publisher<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: 
     /// Bytes of the first unsent entry that are already with the transport.
     partial: usize,
     inbox: Inbox<RECEIVE>,
-    inbound: List<u16, INBOUND_QOS2>,
+    inbound: List<Unreleased, INBOUND_QOS2>,
     replies: List<Reply, REPLIES>,
     /// The message that the caller is looking at: its size, and what acknowledges it.
     shown: Option<(usize, Option<Reply>)>,
@@ -133,7 +141,7 @@ impl<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher
             last_id: 0,
             partial: 0,
             inbox: Inbox::new(),
-            inbound: List::new(0),
+            inbound: List::new(Unreleased { id: 0, earlier: false }),
             replies: List::new(REPLY),
             shown: None,
             granted: UNLIMITED,
@@ -247,8 +255,11 @@ impl<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher
             self.outbox.entries().iter().any(|entry| entry.id == id)
                 || self.releases.as_slice().iter().any(|release| release.id == id)
         };
-        (1..=u16::MAX)
-            .filter_map(|step| PacketId::new(self.last_id.wrapping_add(step)))
+        let largest = self.config.largest_packet_id;
+        let above = (1..=largest).skip(self.last_id.into());
+        above
+            .chain(1..=self.last_id.min(largest))
+            .filter_map(PacketId::new)
             .find(|id| !used(id.get()))
             .ok_or(PublishError::Full)
     }
@@ -269,6 +280,7 @@ impl<'c, const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher
         self.replies.clear();
         self.outbox.rewind();
         self.releases.as_mut_slice().iter_mut().for_each(|release| release.sent = false);
+        self.inbound.as_mut_slice().iter_mut().for_each(|unreleased| unreleased.earlier = true);
         self.partial = 0;
         (self.leaving, self.lost) = (false, false);
         self.ping = None;

@@ -22,6 +22,9 @@ pub struct Config<'c> {
     pub session: Session,
     /// Microseconds that the server has for CONNACK and PINGRESP.
     pub response_timeout_us: u64,
+    /// The largest packet identifier that is used; then they begin anew. A test that wants identifiers to come again
+    /// soon makes it small; it must not be smaller than the number of messages under way.
+    pub largest_packet_id: u16,
 }
 
 impl<'c> Config<'c> {
@@ -37,6 +40,7 @@ impl<'c> Config<'c> {
             keep_alive_s: 60,
             session: Session::Persistent { expiry_s: 86_400 },
             response_timeout_us: 10_000_000,
+            largest_packet_id: u16::MAX,
         }
     }
 }

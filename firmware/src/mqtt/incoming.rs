@@ -1,7 +1,9 @@
 //! What packets from the server do to a publisher: acknowledgements, messages, the end of a connection.
 //! Sends nothing itself; replies wait for `transmit`.
 
-use super::{Event, Granted, MICROS_PER_SECOND, Phase, Publisher, Reason, Release, Reply, Session};
+use super::{
+    Event, Granted, MICROS_PER_SECOND, Phase, Publisher, Reason, Release, Reply, Session, Unreleased,
+};
 use tidegate_wire::mqtt::{Error, Kind, Packet, PacketId, Publish, Qos, ReasonCode, Sender, decode};
 
 /// What a packet from the server means, without borrowing from it.
@@ -166,7 +168,7 @@ impl<const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher<'_,
             Incoming::Ack(Kind::PubAck, id, reason) => self.acknowledged(id, Qos::AtLeastOnce, reason),
             Incoming::Ack(Kind::PubRec, id, reason) => self.received(id, reason),
             Incoming::Ack(Kind::PubRel, id, _) => {
-                let known = self.inbound.remove(|&known| known == id.get());
+                let known = self.inbound.remove(|unreleased| unreleased.id == id.get());
                 self.reply(Kind::PubComp, id, known)
             }
             Incoming::Ack(_, id, _) => {
@@ -256,12 +258,19 @@ impl<const SLOTS: usize, const BYTES: usize, const RECEIVE: usize> Publisher<'_,
         });
         self.shown = Some((bytes, reply));
         if let (Qos::ExactlyOnce, Some(id)) = (qos, id) {
-            if self.inbound.as_slice().contains(&id.get()) {
+            let known = self.inbound.as_mut_slice().iter_mut().find(|unreleased| unreleased.id == id.get());
+            if let Some(known) = known {
                 // Shown before, but our PUBREC did not arrive.
+                known.earlier = false;
                 self.conclude();
                 return Step::Again;
             }
-            if !self.inbound.push(id.get()) {
+            // A server sends again what it remembers before anything new [MQTT-4.4.0-1]: what it has not mentioned by
+            // now it has forgotten, and it must not take up the room for ever.
+            if self.inbound.is_full() {
+                self.inbound.remove(|unreleased| unreleased.earlier);
+            }
+            if !self.inbound.push(Unreleased { id: id.get(), earlier: false }) {
                 let code = ReasonCode::RECEIVE_MAXIMUM_EXCEEDED;
                 return self.end_again(Reason::TooManyUnreleased, code);
             }

@@ -578,3 +578,45 @@ fn a_buffer_too_small_for_connect_is_told() {
     assert_eq!(node.poll_transmit(0, &mut [0; 10]), 0);
     assert!(matches!(node.poll_event(), Some(Event::Disconnected { reason: Reason::Connect(_) })));
 }
+
+fn message_of_qos_2(number: u16) -> Vec<u8> {
+    let packet_id = Some(id(number));
+    let properties = Properties::EMPTY;
+    let publish =
+        Publish { dup: false, qos: QOS2, retain: false, topic: "t", packet_id, properties, payload: b"x" };
+    bytes(Version::V5, &Packet::Publish(publish))
+}
+
+#[test]
+fn what_a_server_has_forgotten_to_release_does_not_shut_it_out() {
+    let mut node = node(Version::V5);
+    connected(&mut node, false);
+    for number in 1..=20 {
+        assert_eq!(feed(&mut node, 0, &message_of_qos_2(number)), ["message x"]);
+        assert_eq!(sent(&mut node, 0), [format!("pubrec {number}")]);
+    }
+    cut(&mut node);
+    // The server has lost what it had sent; one of it comes again, the others it does not know.
+    connected(&mut node, true);
+    assert_eq!(feed(&mut node, 0, &message_of_qos_2(1)), [""; 0]);
+    for number in 21..=39 {
+        assert_eq!(feed(&mut node, 0, &message_of_qos_2(number)), ["message x"]);
+        let _ = sent(&mut node, 0);
+    }
+    // Twenty of this connection are under way: one more is too many.
+    assert_eq!(feed(&mut node, 0, &message_of_qos_2(40)), ["disconnected TooManyUnreleased"]);
+}
+
+#[test]
+fn packet_identifiers_begin_anew_after_the_largest() {
+    let mut node = Node::new(Config { largest_packet_id: 3, ..Config::new(Version::V5, "node-1") });
+    connected(&mut node, false);
+    publish(&mut node, "kept", QOS1, 0);
+    assert_eq!(sent(&mut node, 0), ["kept#1"]);
+    for expected in ["x#2", "x#3", "x#2", "x#3"] {
+        publish(&mut node, "x", QOS1, 1);
+        assert_eq!(sent(&mut node, 0), [expected]);
+        let number = expected[2..].parse().unwrap();
+        assert_eq!(feed(&mut node, 0, &short_ack(Kind::PubAck, id(number))), ["acknowledged 1"]);
+    }
+}
