@@ -58,6 +58,8 @@ enum Waiting {
     Release(u16),
     /// The session's record of this number, to be durable.
     Record(u64),
+    /// The removal of this number, of all that was recorded of a session that has ended, to be durable.
+    Cleared(u64),
 }
 
 /// All MQTT connections and sessions.
@@ -70,6 +72,12 @@ pub struct Mqtt {
     addresses: BTreeMap<IpAddr, usize>,
     sessions: Slab<Session>,
     clients: BTreeMap<DeviceId, SessionKey>,
+    /// Clients whose ended session may still stand in the store, each with the number of the removal.
+    clearing: BTreeMap<DeviceId, u64>,
+    /// Removals ordered so far.
+    clearings: u64,
+    /// Connections whose CONNECT waits for such a removal.
+    delayed: BTreeSet<ConnId>,
     tree: Tree,
     timers: Timers,
     shared: Shared,
@@ -121,6 +129,9 @@ impl Mqtt {
             addresses: BTreeMap::new(),
             sessions: Slab::new(),
             clients: BTreeMap::new(),
+            clearing: BTreeMap::new(),
+            clearings: 0,
+            delayed: BTreeSet::new(),
             tree: Tree::new(),
             timers: Timers::default(),
             shared: Shared {
@@ -240,6 +251,7 @@ impl Mqtt {
     /// A connection is gone.
     pub fn closed(&mut self, now: Now, conn: ConnId) {
         self.leave(now.instant, conn, &Ending::gone());
+        self.delayed.remove(&conn);
         let Some(connection) = self.connections.remove(&conn) else { return };
         let address = connection.peer.address.ip().to_canonical();
         if let Some(here) = self.addresses.get_mut(&address) {
@@ -252,6 +264,9 @@ impl Mqtt {
 
     /// What the receipt stands for is safe: only this makes an acknowledgement leave (P1).
     pub fn safe(&mut self, now: Now, receipt: Receipt) {
+        if let Waiting::Cleared(number) = receipt.waiting {
+            return self.cleared(now.instant, number);
+        }
         let Some(session) = self.sessions.get_mut(receipt.session) else { return };
         let connection = session.connection;
         let release_answered = match receipt.waiting {
@@ -264,6 +279,7 @@ impl Mqtt {
                 session.durable = session.durable.max(serial);
                 None
             }
+            Waiting::Cleared(_) => None,
         };
         let Some(id) = connection else {
             // Whoever comes back sends QoS 1 again, and gets PUBREC for QoS 2 again.
@@ -274,6 +290,7 @@ impl Mqtt {
         match receipt.waiting {
             Waiting::Message(_) => exchange.acknowledge(),
             Waiting::Record(serial) => exchange.recorded(serial),
+            Waiting::Cleared(_) => {}
             Waiting::Release(_) => {
                 if let Some(packet_id) = release_answered {
                     let version = exchange.version();

@@ -5,10 +5,10 @@ use super::connection::Phase;
 use super::session::Session;
 use super::slab::SessionKey;
 use super::timers::Due;
-use super::{Mqtt, Shared, record, write};
+use super::{Mqtt, Receipt, Shared, Waiting, record, write};
 use crate::event::{Notice, Op, Output};
 use crate::id::ConnId;
-use crate::session::Request;
+use crate::session::{self, Request};
 use crate::time::{Duration, Instant};
 use std::borrow::Cow;
 use tidegate_wire::mqtt::{Error, ReasonCode};
@@ -156,11 +156,28 @@ impl Mqtt {
         for filter in session.subscriptions.keys() {
             self.tree.remove(filter, key);
         }
-        if session.recorded {
-            self.shared.change(Op::Remove { key: record::session_key(&session.client) });
+        let session_key = session.recorded.then(|| record::session_key(&session.client));
+        let packet_keys = session.inbound.recorded().map(|id| record::packet_key(&session.client, id));
+        // The session's own record last: a crash in between must not leave packet ids without a session.
+        let mut removals: Vec<_> = packet_keys.chain(session_key).collect();
+        let Some(last) = removals.pop() else { return };
+        for key in removals {
+            self.shared.change(Op::Remove { key });
         }
-        for packet_id in session.inbound.recorded() {
-            self.shared.change(Op::Remove { key: record::packet_key(&session.client, packet_id) });
+        self.clearings += 1;
+        self.clearing.insert(session.client, self.clearings);
+        let receipt = Receipt { session: key, waiting: Waiting::Cleared(self.clearings) };
+        self.shared.requests.push_back(Request::Record {
+            op: Op::Remove { key: last },
+            receipt: Some(session::Receipt::Mqtt(receipt)),
+        });
+    }
+
+    /// The removals up to this number are durable: whoever waited for them may begin a new session.
+    pub(super) fn cleared(&mut self, now: Instant, number: u64) {
+        self.clearing.retain(|_, later| *later > number);
+        for id in std::mem::take(&mut self.delayed) {
+            self.resume(now, id);
         }
     }
 

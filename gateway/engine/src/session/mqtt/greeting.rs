@@ -3,6 +3,7 @@
 
 use super::connection::{Link, Phase};
 use super::ending::Ending;
+use super::packets::Pause;
 use super::publish;
 use super::session::{Session, Will};
 use super::slab::SessionKey;
@@ -29,8 +30,9 @@ struct Guest {
 }
 
 impl Mqtt {
-    /// Handles the first packet, whole.
-    pub(super) fn connect(&mut self, now: Instant, id: ConnId, packet: &[u8]) -> Result<(), Ending> {
+    /// Handles the first packet, whole. It waits while the client's last session may still stand in the store:
+    /// a crash would give that one, with its packet ids, to a client that was told of a new one.
+    pub(super) fn connect(&mut self, now: Instant, id: ConnId, packet: &[u8]) -> Result<Pause, Ending> {
         let connect = match mqtt::decode(Version::V5, packet) {
             Ok(Packet::Connect(connect)) => connect,
             Ok(_) => return Err(Ending::unreadable(Error::WrongSender)),
@@ -47,7 +49,7 @@ impl Mqtt {
                 return Err(Ending::unreadable(error));
             }
         };
-        let Some(connection) = self.connections.get_mut(&id) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(&id) else { return Ok(Pause::No) };
         connection.version = connect.version;
         let admitted = match connection.phase {
             Phase::Greeting(Some(refusal)) => Err(refusal),
@@ -55,8 +57,13 @@ impl Mqtt {
         };
         match admitted {
             Ok(guest) => {
-                self.welcome(now, id, &connect, guest);
-                Ok(())
+                let present = self.take_over(now, &guest.client, connect.clean_start);
+                if self.clearing.contains_key(&guest.client) {
+                    self.delayed.insert(id);
+                    return Ok(Pause::Wait);
+                }
+                self.welcome(now, id, &connect, guest, present);
+                Ok(Pause::No)
             }
             Err(refusal) => {
                 self.refuse_connect(id, connect.version, refusal);
@@ -121,8 +128,19 @@ impl Mqtt {
     }
 
     /// Gives a client its session and its CONNACK.
-    fn welcome(&mut self, now: Instant, id: ConnId, connect: &Connect<'_>, guest: Guest) {
-        let (key, present) = self.take_over(now, &guest, connect.clean_start);
+    fn welcome(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        connect: &Connect<'_>,
+        guest: Guest,
+        present: Option<SessionKey>,
+    ) {
+        let key = present.unwrap_or_else(|| {
+            let key = self.sessions.insert(Session::new(guest.client.clone(), guest.expiry));
+            self.clients.insert(guest.client.clone(), key);
+            key
+        });
         let Guest { client, assigned, will, expiry, keep_alive } = guest;
         let (Some(session), Some(connection)) = (self.sessions.get_mut(key), self.connections.get_mut(&id))
         else {
@@ -151,7 +169,7 @@ impl Mqtt {
         });
         let list = self.shared.connack_properties(connect, &client, assigned, expiry, keep_alive);
         let connack = Packet::ConnAck(ConnAck {
-            session_present: present,
+            session_present: present.is_some(),
             reason: ReasonCode::SUCCESS,
             properties: Properties::new(&list),
         });
@@ -165,10 +183,9 @@ impl Mqtt {
         }
     }
 
-    /// The client's session: the one that is there, taken over from its connection, or a new one. Says whether
-    /// it was there [MQTT-3.2.2-2, MQTT-3.2.2-3].
-    fn take_over(&mut self, now: Instant, guest: &Guest, clean_start: bool) -> (SessionKey, bool) {
-        let before = self.clients.get(&guest.client).copied();
+    /// The client's session, if it is there and may go on [MQTT-3.2.2-2, MQTT-3.2.2-3], taken over from its connection.
+    fn take_over(&mut self, now: Instant, client: &DeviceId, clean_start: bool) -> Option<SessionKey> {
+        let before = self.clients.get(client).copied();
         if let Some(old) =
             before.and_then(|key| self.sessions.get(key)).and_then(|session| session.connection)
         {
@@ -179,14 +196,12 @@ impl Mqtt {
             self.end(now, old, &ending);
         }
         // A session that ends with its connection is gone by now.
-        match self.clients.get(&guest.client).copied() {
-            Some(key) if !clean_start => return (key, true),
-            Some(key) => self.remove_session(key),
-            None => {}
+        let key = self.clients.get(client).copied()?;
+        if clean_start {
+            self.remove_session(key);
+            return None;
         }
-        let key = self.sessions.insert(Session::new(guest.client.clone(), guest.expiry));
-        self.clients.insert(guest.client.clone(), key);
-        (key, false)
+        Some(key)
     }
 
     /// CONNACK with a refusal, where the version has a word for it.

@@ -359,6 +359,17 @@ mod tests {
     }
 
     #[test]
+    fn a_repetition_that_is_cut_off_is_recognised_again() {
+        let mut inbound = Inbound::default();
+        let first = begin(&mut inbound, 9);
+        for _ in 0..3 {
+            inbound.attach();
+            assert_eq!(inbound.begin_at_least_once(9, true), Begun::Repeated);
+        }
+        assert_eq!(safe(&mut inbound, first), [9]);
+    }
+
+    #[test]
     fn an_id_sent_again_without_dup_is_a_new_message() {
         let mut inbound = Inbound::default();
         begin(&mut inbound, 9);

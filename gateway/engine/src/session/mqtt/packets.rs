@@ -131,19 +131,15 @@ impl Mqtt {
         let mut at = 0;
         while at < chunk.len() {
             let Some(connection) = self.connections.get(&id) else { return Walked::Ended };
-            let ending = match connection.phase {
+            let pause = match connection.phase {
                 Phase::Closing => return Walked::Ended,
                 Phase::Greeting(_) => self.greet(now, id, &chunk, &mut at),
-                Phase::Open(_) => match self.exchange(now, id, &chunk, &mut at) {
-                    Ok(Pause::No) => Ok(false),
-                    Ok(Pause::Cut) => Ok(true),
-                    Ok(Pause::Wait) => return Walked::Waits(chunk.slice(at..)),
-                    Err(ending) => Err(ending),
-                },
+                Phase::Open(_) => self.exchange(now, id, &chunk, &mut at),
             };
-            match ending {
-                Ok(false) => {}
-                Ok(true) => {
+            match pause {
+                Ok(Pause::No) => {}
+                Ok(Pause::Wait) => return Walked::Waits(chunk.slice(at..)),
+                Ok(Pause::Cut) => {
                     if let Some(connection) = self.connections.get_mut(&id) {
                         connection.input.extend_from_slice(chunk.get(at..).unwrap_or_default());
                         connection.input_since = now;
@@ -159,15 +155,17 @@ impl Mqtt {
         Walked::All
     }
 
-    /// The first packet of a connection. `Ok(true)` when it is cut.
-    fn greet(&mut self, now: Instant, id: ConnId, chunk: &Bytes, at: &mut usize) -> Result<bool, Ending> {
+    /// The first packet of a connection.
+    fn greet(&mut self, now: Instant, id: ConnId, chunk: &Bytes, at: &mut usize) -> Result<Pause, Ending> {
         let rest = chunk.get(*at..).unwrap_or_default();
-        let Some(connection) = self.connections.get(&id) else { return Ok(false) };
-        let Some(frame) = self.shared.measure(connection, rest)? else { return Ok(true) };
-        let Some(packet) = rest.get(..frame.total_bytes()) else { return Ok(true) };
-        *at += packet.len();
-        self.connect(now, id, packet)?;
-        Ok(false)
+        let Some(connection) = self.connections.get(&id) else { return Ok(Pause::No) };
+        let Some(frame) = self.shared.measure(connection, rest)? else { return Ok(Pause::Cut) };
+        let Some(packet) = rest.get(..frame.total_bytes()) else { return Ok(Pause::Cut) };
+        let pause = self.connect(now, id, packet)?;
+        if !matches!(pause, Pause::Wait) {
+            *at += packet.len();
+        }
+        Ok(pause)
     }
 
     /// All packets of an open connection, until something needs more than the connection and its session.
@@ -205,7 +203,8 @@ enum Completed {
     Packet(Bytes),
 }
 
-enum Pause {
+/// Why packets are not handled on.
+pub(super) enum Pause {
     No,
     /// The packet is not whole.
     Cut,
