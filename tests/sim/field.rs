@@ -235,6 +235,9 @@ impl World {
         let arrived = connection.stream.arrive_down(bytes);
         let device = connection.stream.device;
         self.pump(conn);
+        // A device that has rebooted does not read what came for its life before.
+        let current = self.ports.get(device).is_some_and(|port| port.conn == Some(conn));
+        let arrived = arrived.filter(|_| current);
         if let (Some(bytes), Some(model)) = (arrived, self.devices.get_mut(device)) {
             model.bytes(now, &bytes);
             self.run_device(device)?;
@@ -290,8 +293,18 @@ impl World {
 
     pub(crate) fn set_reading(&mut self, conn: u64, on: bool) {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
-        for bytes in connection.stream.set_reading(on) {
+        connection.stream.reading = on;
+        if on {
+            self.clock.after(self.rng.u64(1..200), Event::Read { conn });
+        }
+    }
+
+    /// The shell reads what has piled up, one piece after the other, as long as it may.
+    pub(crate) fn read_on(&mut self, conn: u64) {
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if let Some(bytes) = connection.stream.read_held() {
             self.report(Input::Received { conn: ConnId(conn), bytes });
+            self.clock.after(self.rng.u64(1..200), Event::Read { conn });
         }
     }
 

@@ -17,6 +17,8 @@ use tidegate_engine::time::{Instant, Now, Stamp};
 
 /// Facts that the driver works on before it polls.
 const MOST_FACTS: usize = 64;
+/// What a device writes at once at the most, with the message's footprint on top.
+const LARGEST_PIECE_BYTES: u64 = 1_400;
 /// Orders that one waking of the driver may bring.
 const MOST_ORDERS: usize = 100_000;
 /// Timers that may fire at one moment before it is called an endless loop.
@@ -428,8 +430,12 @@ impl World {
         let Some(engine) = &self.gateway.engine else { return Ok(()) };
         let stats = engine.stats();
         let limits = &self.gateway.setup.limits;
-        // Above the bound devices are told to hold; what they have under way by then may still come in.
-        let under_way = self.devices.len() as u64 * u64::from(limits.receive_maximum) * 1_400 * 3;
+        // Above the bound devices are told to hold. What they have under way by then may still come in, and the engine
+        // looks when the driver polls it: after all facts at hand.
+        let facts = MOST_FACTS as u64 * LARGEST_PIECE_BYTES;
+        let lanes = lanes_of_a_message(&self.gateway.setup);
+        let under_way = lanes
+            * (facts + self.devices.len() as u64 * u64::from(limits.receive_maximum) * LARGEST_PIECE_BYTES);
         if stats.unsafe_bytes > limits.unsafe_bytes as u64 + under_way {
             return Err(Violation(format!("bounds: {} bytes are not safe", stats.unsafe_bytes)));
         }
@@ -444,7 +450,9 @@ impl World {
     pub(crate) fn stop(&mut self) {
         if self.gateway.is_listening() {
             self.gateway.stop_asked = Some(self.clock.now());
-            self.gateway.disk_unwell = self.disk.condition != Condition::Healthy;
+            // So many commits as a full queue may need take longer than that on a slow card.
+            let slow = self.plan.commit_time.end > 50 * MS;
+            self.gateway.disk_unwell = slow || self.disk.condition != Condition::Healthy;
             self.report(Input::Stop);
         }
     }
@@ -457,6 +465,11 @@ impl World {
             _ => Ok(()),
         }
     }
+}
+
+/// A message counts once on each lane that takes it: at most one an upstream.
+fn lanes_of_a_message(setup: &Setup) -> u64 {
+    setup.upstreams.len().min(setup.routes.len()) as u64
 }
 
 /// Where a device's datagrams come from.

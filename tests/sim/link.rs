@@ -45,7 +45,7 @@ pub(crate) struct Stream {
     /// The device's end is open.
     pub(crate) device_open: bool,
     /// The gateway reads.
-    reading: bool,
+    pub(crate) reading: bool,
     /// Arrived while the gateway does not read.
     held: VecDeque<Bytes>,
     up: Pipe,
@@ -98,17 +98,17 @@ impl Stream {
         if bytes.is_empty() || !self.gateway_open {
             return None;
         }
-        if !self.reading {
+        // What has piled up goes first.
+        if !self.reading || !self.held.is_empty() {
             self.held.push_back(bytes);
             return None;
         }
         Some(bytes)
     }
 
-    /// The gateway stops reading or goes on: what it then reads at once.
-    pub(crate) fn set_reading(&mut self, on: bool) -> Vec<Bytes> {
-        self.reading = on;
-        if on { self.held.drain(..).collect() } else { Vec::new() }
+    /// The next piece that has piled up, when the gateway reads.
+    pub(crate) fn read_held(&mut self) -> Option<Bytes> {
+        if self.reading && self.gateway_open { self.held.pop_front() } else { None }
     }
 
     /// The engine sends.

@@ -61,7 +61,7 @@ fn qos(level: u8) -> Qos {
 
 impl MqttDevice {
     pub(crate) fn new(index: u16, protocol: Protocol) -> Self {
-        let Protocol::Mqtt { five, clean, window, keep_alive, subscribes, .. } = protocol else {
+        let Protocol::Mqtt { five, clean, window, keep_alive, subscribes, packet_ids, .. } = protocol else {
             unreachable!("an MQTT device speaks MQTT")
         };
         let name = NAMES.get(usize::from(index)).copied().unwrap_or("d");
@@ -71,6 +71,7 @@ impl MqttDevice {
             keep_alive_s: keep_alive,
             session,
             response_timeout_us: 2 * SECOND,
+            largest_packet_id: packet_ids,
             ..Config::new(version, name)
         };
         Self {

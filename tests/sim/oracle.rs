@@ -281,8 +281,10 @@ impl Oracle {
     /// The engine orders a commit.
     pub(crate) fn ordered(&mut self, batch: &Arc<Batch>) -> Held {
         let limits = &self.setup.limits;
-        // A message and its record are not parted, and what is waiting to be forgotten rides along.
-        let most = limits.commit_ops + 2 + 2 * limits.forgets_waiting + limits.upstream_window * 4;
+        // A message and its record are not parted, and what waits to be forgotten rides along: what has been delivered
+        // from the lanes' memory since the last commit, and what is let wait beyond that.
+        let lanes = limits.lane_memory_messages * self.setup.routes.len();
+        let most = limits.commit_ops + 2 + 2 * limits.forgets_waiting + lanes;
         if batch.ops.len() > most {
             broken!("bounds: a commit of {} changes, at most {most}", batch.ops.len());
         }

@@ -65,6 +65,8 @@ pub(crate) enum Protocol {
         window: u16,
         /// Its keep-alive, in seconds.
         keep_alive: u16,
+        /// Its packet ids begin anew after this one.
+        packet_ids: u16,
         /// It subscribes to the others' messages with this quality.
         subscribes: Option<u8>,
     },
@@ -132,7 +134,10 @@ impl Plan {
             seed: rng.u64(..),
             anonymous: Anonymous::Everywhere,
             upstreams: (0..upstreams)
-                .map(|i| UpstreamSetup { name: format!("u{i}"), window: window(rng, limits.upstream_window) })
+                .map(|i| UpstreamSetup {
+                    name: format!("u{i}"),
+                    window: if calm { 64 } else { window(rng, limits.upstream_window) },
+                })
                 .collect(),
             routes: (0..routes).map(|i| route(rng, i, upstreams, routes, calm)).collect(),
             limits,
@@ -173,6 +178,8 @@ fn limits(rng: &mut Rng, calm: bool) -> Limits {
         ..Limits::default()
     };
     if calm {
+        // An uplink with a window of one does not keep up.
+        limits.upstream_window = 64;
         return limits;
     }
     if rng.bool() {
@@ -246,6 +253,7 @@ fn device(rng: &mut Rng, calm: bool) -> DevicePlan {
             },
             window: if rng.bool() { rng.u16(1..=3) } else { rng.u16(4..=20) },
             keep_alive: rng.u16(1..=5),
+            packet_ids: if rng.bool() { 24 } else { u16::MAX },
             subscribes: if !calm && rng.u8(..5) == 0 { Some(rng.u8(..3)) } else { None },
         }
     } else {

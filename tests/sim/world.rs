@@ -52,6 +52,8 @@ pub(crate) enum Event {
     Dial { device: usize, attempt: u64 },
     /// Bytes arrive at the gateway.
     Up { conn: u64, bytes: Bytes },
+    /// The gateway reads what has piled up.
+    Read { conn: u64 },
     /// Bytes arrive at a device.
     Down { conn: u64, bytes: Bytes },
     /// The gateway hears that a connection is gone.
@@ -201,6 +203,7 @@ impl World {
             Event::Unblock { upstream, connection } => self.unblock(upstream, connection),
             Event::Dial { device, attempt } => self.dial(device, attempt)?,
             Event::Up { conn, bytes } => self.stream_up(conn, bytes),
+            Event::Read { conn } => self.read_on(conn),
             Event::Down { conn, bytes } => self.stream_down(conn, bytes)?,
             Event::EndGateway { conn } => self.end_gateway(conn),
             Event::EndDevice { conn } => self.end_device(conn)?,

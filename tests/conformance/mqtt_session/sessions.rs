@@ -160,10 +160,27 @@ fn a_clean_start_after_a_restart_removes_everything_recorded() {
     world.all_safe();
     assert_eq!(world.store.len(), 3);
     world.restart();
-    world.connect(&Hello { clean: true, ..hello }, false);
+    let client = world.greet(&Hello { clean: true, ..hello });
+    assert_eq!(world.said(client), [""; 0]);
     world.durable();
+    world.welcomed(client, false);
     assert!(world.store.is_empty());
     assert_eq!(world.mqtt.stats().subscriptions, 0);
+}
+
+#[test]
+fn what_comes_behind_a_connect_that_waits_is_taken_after_it() {
+    let mut world = World::new();
+    let hello = Hello::lasting(Version::V5, "a");
+    let client = world.connect(&hello, false);
+    world.subscribed(client, "t", Qos::AtLeastOnce);
+    world.gone(client);
+    let client = world.greet(&Hello { clean: true, ..hello });
+    world.publish(client, message("x", Qos::AtLeastOnce, 5));
+    assert!(world.published.is_empty());
+    world.durable();
+    world.welcomed(client, false);
+    assert_eq!(world.published.len(), 1);
 }
 
 #[test]

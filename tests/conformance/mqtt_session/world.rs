@@ -211,9 +211,14 @@ impl World {
     /// Connects, and is accepted with a session that is there or not.
     pub(crate) fn connect(&mut self, hello: &Hello<'_>, present: bool) -> Client {
         let client = self.greet(hello);
-        let said = self.said(client);
-        assert_eq!(said.first().map(String::as_str), Some(welcome(hello.version, present)), "{said:?}");
+        self.welcomed(client, present);
         client
+    }
+
+    /// The client has just been accepted with a session that is there or not.
+    pub(crate) fn welcomed(&mut self, client: Client, present: bool) {
+        let said = self.said(client);
+        assert_eq!(said.first().map(String::as_str), Some(welcome(client.version, present)), "{said:?}");
     }
 
     pub(crate) fn send(&mut self, client: Client, packet: &Packet<'_>) {
