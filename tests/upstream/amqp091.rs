@@ -13,8 +13,7 @@ use tidegate_engine::event::{Input, Outcome, Publication};
 use tidegate_engine::id::UpstreamId;
 use tidegate_engine::message::Properties;
 use tidegate_tests::publications::{Driven, SOON, message, publication};
-use tidegate_tests::rabbit::{PASSWORD, Rabbit, Setup, USER};
-use tidegate_tests::wait::wait_for;
+use tidegate_tests::rabbit::{Consumer, PASSWORD, Rabbit, Received, Setup, USER};
 
 /// The broker refuses larger messages, as every broker does somewhere.
 const MAX_MESSAGE_BYTES: usize = 100_000;
@@ -53,8 +52,7 @@ fn driven(rabbit: &Rabbit, exchange: &str) -> Driven {
 /// A node of its own: for tests that stop it.
 pub(crate) struct Broker {
     rabbit: Rabbit,
-    consumer: tidegate_tests::rabbit::Consumer,
-    settled: usize,
+    consumer: Consumer,
 }
 
 impl Broker {
@@ -64,7 +62,7 @@ impl Broker {
         // A classic queue: after a kill -9 a quorum queue of one node has no leader for minutes in Debian 12's RabbitMQ.
         rabbit.queue("all", "telemetry", "#", &[]);
         let consumer = rabbit.consume("all");
-        Self { rabbit, consumer, settled: 0 }
+        Self { rabbit, consumer }
     }
 }
 
@@ -73,16 +71,10 @@ impl Place for Broker {
         UpstreamKind::Amqp(amqp(&[self.rabbit.url()], "telemetry", true))
     }
 
-    fn arrived(&mut self) -> Vec<String> {
-        // Whatever is confirmed is in the queue; wait until the consumer has all that is there.
-        wait_for(SOON, || {
-            let before = self.consumer.count();
-            (self.rabbit.depth("all") == 0 && self.consumer.count() == before && before >= self.settled)
-                .then_some(())
-        })
-        .unwrap();
-        let received = self.consumer.take(0);
-        self.settled = received.len();
+    fn arrived(&mut self, last: u64) -> Vec<String> {
+        let last = format!("reading {last}");
+        let is_last = |received: &Received| received.body == last.as_bytes();
+        let received = self.consumer.wait(SOON, |received| received.iter().any(is_last)).unwrap();
         let mut seen = BTreeSet::new();
         received
             .into_iter()
@@ -265,7 +257,7 @@ fn a_message_that_closes_the_channel_is_found_and_refused_and_the_others_flow() 
         }
     }
     let received = rabbit.consume("poison");
-    let last = |r: &[tidegate_tests::rabbit::Received]| r.iter().any(|r| r.id.ends_with("/198"));
+    let last = |r: &[Received]| r.iter().any(|r| r.id.ends_with("/198"));
     let received = received.wait(SOON, last).unwrap();
     let mut first = BTreeSet::new();
     let mut order = Vec::new();

@@ -11,8 +11,9 @@ use tidegate_tests::wait::wait_for;
 /// A place that messages go to, and how to spoil it.
 pub(crate) trait Place {
     fn kind(&self) -> UpstreamKind;
-    /// The payloads that are there, in the order in which a consumer gets them, from another process's view.
-    fn arrived(&mut self) -> Vec<String>;
+    /// The payloads that are there, in the order in which a consumer gets them first, once the last one that was
+    /// confirmed is among them.
+    fn arrived(&mut self, last: u64) -> Vec<String>;
     /// Makes the place unusable, so that a link ends at the latest with the next message.
     fn spoil(&mut self);
     fn mend(&mut self);
@@ -53,12 +54,12 @@ fn a_confirmed_message_is_there_in_order_and_settled_once(place: &mut impl Place
     driven.expect_up();
     driven.publish(readings(0..1));
     assert_eq!(driven.settled(1), confirmed(0..1));
-    assert_eq!(place.arrived(), texts(0..1));
+    assert_eq!(place.arrived(0), texts(0..1));
     for begin in (1..401).step_by(50) {
         driven.publish(readings(begin..begin + 50));
     }
     assert_eq!(driven.settled(400), confirmed(1..401));
-    assert_eq!(place.arrived(), texts(0..401));
+    assert_eq!(place.arrived(400), texts(0..401));
     driven.expect_silence(Duration::from_millis(200));
 }
 
@@ -72,7 +73,7 @@ fn a_reset_ends_the_link_and_makes_a_new_one(place: &mut impl Place) {
     driven.expect_up();
     driven.publish(readings(10..20));
     assert_eq!(driven.settled(10), confirmed(10..20));
-    assert_eq!(place.arrived(), texts(0..20));
+    assert_eq!(place.arrived(19), texts(0..20));
 }
 
 fn what_was_handed_over_for_an_earlier_link_never_leaves_on_the_next(place: &mut impl Place) {
@@ -91,7 +92,7 @@ fn what_was_handed_over_for_an_earlier_link_never_leaves_on_the_next(place: &mut
     driven.expect_up();
     driven.publish(readings(100..110));
     assert_eq!(driven.settled(10), confirmed(100..110));
-    let arrived = place.arrived();
+    let arrived = place.arrived(109);
     let new = arrived.iter().position(|text| text == "reading 100").unwrap();
     assert_eq!(arrived[new..], texts(100..110), "something for the old link left on the new one");
     assert!(early.len() <= new, "{early:?} were confirmed and only {new} arrived");
@@ -112,7 +113,7 @@ fn a_spoilt_place_is_down_and_comes_back_when_it_is_mended(place: &mut impl Plac
     driven.expect_up();
     driven.publish(readings(20..30));
     assert_eq!(driven.settled(10), confirmed(20..30));
-    let arrived = place.arrived();
+    let arrived = place.arrived(29);
     assert_eq!(arrived[..10], texts(0..10));
     assert_eq!(arrived[arrived.len() - 10..], texts(20..30));
 }

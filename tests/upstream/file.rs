@@ -30,7 +30,7 @@ impl Place for Folder {
         UpstreamKind::File(config::File { path: self.path(), max_size: 100 << 20, keep: 3 })
     }
 
-    fn arrived(&mut self) -> Vec<String> {
+    fn arrived(&mut self, _last: u64) -> Vec<String> {
         self.lines().iter().map(|line| line["payload"].as_str().unwrap().to_owned()).collect()
     }
 

@@ -95,9 +95,11 @@ impl<W> Journal<W> {
         self.forgets.push_back((lane, seq));
     }
 
-    /// Whether more rows may be loaded and delivered: their removal must have room to wait.
+    /// Whether more rows may be loaded and delivered: their removal must have room to wait. Removals in the running commit
+    /// count: should it never be done, the next life finds those rows too.
     pub(crate) fn has_room_for_forgets(&self) -> bool {
-        self.forgets.len() < 2 * self.forgets_waiting
+        let running = self.running.as_ref().map_or(0, |running| running.forgets.len());
+        self.forgets.len() + running < 2 * self.forgets_waiting
     }
 
     /// Nothing waits and nothing runs.
@@ -120,6 +122,10 @@ impl<W> Journal<W> {
         let room_first = self.full && !self.forgets.is_empty();
         if !retry_due && !room_first {
             return None;
+        }
+        if retry_due {
+            // Used up, even if nothing that failed is still wanted: a time that has passed would be due for ever.
+            self.retry_at = None;
         }
         let mut items = Vec::new();
         if !room_first {

@@ -124,13 +124,24 @@ impl Lane {
             suspects: Suspects { left: suspects, upto: recovered.map_or(Seq(0), |state| state.last) },
             spills: VecDeque::new(),
         };
-        if let Some(state) = recovered.filter(|state| state.rows > 0) {
+        // Where the rows end is certain; the counters beside may be damaged.
+        if let Some(state) = recovered.filter(|state| state.last > Seq(0)) {
             lane.tail = Some(state.last);
             lane.stats.waiting = state.rows;
             lane.stats.on_disk = state.rows;
             lane.stats.on_disk_bytes = state.bytes;
         }
         lane
+    }
+
+    /// The backlog is at its end: memory holds the whole lane, and the counters can be put right.
+    pub(crate) fn end_tail(&mut self) {
+        self.tail = None;
+        let there = || self.entries.iter().filter(|entry| entry.state != State::Gone);
+        let on_disk = || there().filter(|entry| entry.place == Place::Disk);
+        self.stats.waiting = there().filter(|entry| entry.state != State::Confirmed).count() as u64;
+        self.stats.on_disk = on_disk().count() as u64;
+        self.stats.on_disk_bytes = on_disk().map(|entry| entry.message.footprint() as u64).sum();
     }
 
     /// How long a relayed message may wait for its confirm.

@@ -19,11 +19,13 @@ mod router;
 pub mod session;
 mod spool;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 pub mod time;
 pub mod topic;
 
 use delivery::{Delivery, Flight, Refusal};
-use event::{Input, Notice, Op, Outcome, Output, Publication, Recovered, Setup, StoreFault};
+use event::{Input, LaneState, Notice, Op, Outcome, Output, Publication, Recovered, Setup, StoreFault};
 use id::{BatchId, MessageId, Seq, Tag, UpstreamId};
 use journal::{Item, Journal};
 use lane::Ticket;
@@ -206,7 +208,7 @@ impl Engine {
         [
             self.mqtt.timeout(),
             self.coap.timeout(),
-            self.spool.timeout(),
+            self.spool.timeout(self.now.instant),
             self.delivery.timeout(self.now.instant),
             self.journal.timeout(),
         ]
@@ -262,7 +264,11 @@ impl Engine {
         self.mqtt.reload(self.now, &setup);
         self.coap.reload(&setup);
         self.router = Router::new(setup.routes.clone());
-        self.spool.configure(&setup.routes, &setup.limits, &[]);
+        // A lane that is new here may have been in the store all along, left there by a route that was not configured at
+        // the start. Whatever it holds stands below the last number: a look there finds it, or nothing.
+        let last = self.last;
+        let stored = |lane| Some(LaneState { lane, last, rows: 0, bytes: 0 });
+        self.spool.configure(&setup.routes, &setup.limits, stored);
         self.delivery.configure(&setup.upstreams, &setup.limits);
         self.journal.set_limits(&setup.limits);
         self.setup = setup;

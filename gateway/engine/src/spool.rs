@@ -88,12 +88,17 @@ impl Spool {
             unsafe_bytes: 0,
             planted,
         };
-        spool.configure(routes, limits, recovered);
+        spool.configure(routes, limits, |lane| recovered.iter().find(|state| state.lane == lane).copied());
         spool
     }
 
-    /// Takes new settings; lanes keep what they have waiting. Returns each route's lane (the core's index).
-    pub(crate) fn configure(&mut self, routes: &[RouteSetup], limits: &Limits, recovered: &[LaneState]) {
+    /// Takes new settings; lanes keep what they have waiting. `stored` says what the store may hold of a lane that is new here.
+    pub(crate) fn configure(
+        &mut self,
+        routes: &[RouteSetup],
+        limits: &Limits,
+        stored: impl Fn(LaneId) -> Option<LaneState>,
+    ) {
         self.lane_messages = limits.lane_memory_messages.max(1);
         self.lane_bytes = limits.lane_memory_bytes;
         for route in routes {
@@ -104,11 +109,7 @@ impl Spool {
                 lane.routing_key.clone_from(&route.routing_key);
                 lane.stats.name.clone_from(&route.name);
             } else {
-                self.lanes.push(Lane::new(
-                    route,
-                    recovered.iter().find(|state| state.lane == route.lane).copied(),
-                    self.suspects,
-                ));
+                self.lanes.push(Lane::new(route, stored(route.lane), self.suspects));
             }
         }
     }
@@ -238,8 +239,10 @@ impl Spool {
     }
 
     /// When the first relayed message is to be committed, or a failed load is to be tried again.
-    pub(crate) fn timeout(&self) -> Option<Instant> {
-        self.lanes.iter().flat_map(|lane| [lane.spill_timeout(), lane.load_after.flatten()]).flatten().min()
+    /// A load whose time has passed waits for something else (its upstream, room), not for time.
+    pub(crate) fn timeout(&self, now: Instant) -> Option<Instant> {
+        let load_after = |lane: &Lane| lane.load_after.flatten().filter(|&at| at > now);
+        self.lanes.iter().flat_map(|lane| [lane.spill_timeout(), load_after(lane)]).flatten().min()
     }
 
     /// Whether a change that waits is still needed: not when its message was confirmed in the meantime.
@@ -429,10 +432,10 @@ impl Spool {
             Some(upto) => lane.set_loaded_upto(upto),
             // Nothing there: it is still being committed, or it is gone for good.
             None if lane.tail_saving > 0 => lane.load_after = Some(None),
-            None => lane.tail = None,
+            None => lane.end_tail(),
         }
         if forgetful || lane.tail.is_some_and(|tail| lane.loaded_upto() >= tail) {
-            lane.tail = None;
+            lane.end_tail();
         }
     }
 

@@ -1,0 +1,275 @@
+//! The whole engine, step by step, where its parts meet: the store fails or finds damage, the configuration changes, an
+//! upstream goes away. Facts are made by hand; devices speak CoAP, which needs no connection.
+
+use crate::Engine;
+use crate::event::{
+    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Publication, Recovered,
+    RouteSetup, Setup, StoreFault, UpstreamSetup,
+};
+use crate::id::{DeviceId, GatewayId, LaneId, MessageId, Seq, UpstreamId};
+use crate::limits::Limits;
+use crate::message::{Message, Qos, Source};
+use crate::time::{Duration, Instant, Now, Stamp};
+use crate::topic::{Filter, Topic};
+use bytes::Bytes;
+
+const UPSTREAM: UpstreamId = UpstreamId(0);
+const LANE: LaneId = LaneId(1);
+
+fn route(lane: LaneId, filter: &str, durability: Durability) -> RouteSetup {
+    RouteSetup {
+        lane,
+        name: format!("route-{}", lane.0),
+        filter: Some(Filter::new(filter).unwrap()),
+        upstream: UPSTREAM,
+        routing_key: None,
+        durability,
+        priority: 5,
+    }
+}
+
+fn relay() -> Durability {
+    Durability::Relay { spill_after: Duration::from_millis(250) }
+}
+
+fn setup(routes: Vec<RouteSetup>) -> Setup {
+    Setup {
+        gateway: GatewayId::new("g").unwrap(),
+        epoch: 7,
+        seed: 1,
+        limits: Limits::default(),
+        anonymous: Anonymous::Everywhere,
+        upstreams: vec![UpstreamSetup { name: "cloud".into(), window: 256 }],
+        routes,
+    }
+}
+
+fn stored(seq: u64) -> Message {
+    Message {
+        id: MessageId { epoch: 6, seq: Seq(seq) },
+        device: DeviceId::new("a").unwrap(),
+        topic: Topic::new("sensors/a/x").unwrap(),
+        payload: Bytes::from_static(b"1"),
+        received: Stamp::default(),
+        qos: Qos::AtLeastOnce,
+        retain: false,
+        duplicate: false,
+        source: Source::Mqtt,
+        properties: None,
+    }
+}
+
+/// An engine and its time.
+struct Bench {
+    engine: Engine,
+    now: Now,
+}
+
+impl Bench {
+    fn new(setup: Setup, recovered: Recovered) -> Self {
+        let now = Now { instant: Instant(1_000_000), wall: Stamp::default() };
+        Self { engine: Engine::new(setup, recovered, now), now }
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now.instant = self.now.instant.after(time);
+    }
+
+    /// Handles a fact and takes what it leads to.
+    fn on(&mut self, input: Input) -> Vec<Output> {
+        self.engine.handle(self.now, input);
+        std::iter::from_fn(|| self.engine.poll_output()).collect()
+    }
+
+    /// A confirmable CoAP request that publishes `sensors/a/x`.
+    fn post(&mut self, message_id: u16) -> Vec<Output> {
+        let [high, low] = message_id.to_be_bytes();
+        let head = [0x40, 0x02, high, low, 0xB1, b't', 0x07];
+        let bytes = [&head[..], b"sensors", &[0x01, b'a', 0x01, b'x', 0xFF, b'1']].concat();
+        let endpoint = Endpoint { socket: 0, peer: "127.0.0.1:9999".parse().unwrap() };
+        self.on(Input::Datagram { endpoint, bytes: bytes.into() })
+    }
+
+    /// Nothing is due at this moment: the shell may sleep.
+    fn is_at_rest(&self) -> bool {
+        self.engine.poll_timeout().is_none_or(|at| at > self.now.instant)
+    }
+}
+
+fn publications(outputs: &[Output]) -> Vec<&Publication> {
+    let mut found = Vec::new();
+    for output in outputs {
+        if let Output::Publish(publication) = output {
+            found.push(publication);
+        }
+    }
+    found
+}
+
+fn commits(outputs: &[Output]) -> Vec<&Batch> {
+    let mut found = Vec::new();
+    for output in outputs {
+        if let Output::Commit(batch) = output {
+            found.push(batch);
+        }
+    }
+    found
+}
+
+fn loads(outputs: &[Output]) -> Vec<(LaneId, Seq)> {
+    let of = |output: &Output| match output {
+        Output::Load { lane, after, .. } => Some((*lane, *after)),
+        _ => None,
+    };
+    outputs.iter().filter_map(of).collect()
+}
+
+fn confirm(publication: &Publication) -> Input {
+    Input::Settled { upstream: UPSTREAM, tag: publication.tag, outcome: Outcome::Confirmed }
+}
+
+#[test]
+fn a_load_that_may_be_tried_again_does_not_keep_the_gateway_awake_while_the_upstream_is_away() {
+    let backlog = LaneState { lane: LANE, last: Seq(9), rows: 9, bytes: 2_000 };
+    let recovered = Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new() };
+    let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
+    assert_eq!(loads(&bench.on(Input::UpstreamUp { upstream: UPSTREAM })), [(LANE, Seq(0))]);
+    bench.on(Input::LoadFailed { lane: LANE, fault: StoreFault::Failed("I/O".into()) });
+    bench.on(Input::UpstreamDown { upstream: UPSTREAM });
+    bench.wait(Duration::from_secs(5));
+    assert_eq!(loads(&bench.on(Input::Tick)), []);
+    assert!(bench.is_at_rest(), "nothing can be done before the upstream is back");
+    assert_eq!(loads(&bench.on(Input::UpstreamUp { upstream: UPSTREAM })), [(LANE, Seq(0))]);
+}
+
+#[test]
+fn a_commit_that_is_no_longer_needed_does_not_keep_the_gateway_awake() {
+    let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), Recovered::default());
+    bench.on(Input::UpstreamUp { upstream: UPSTREAM });
+    // One is stored and confirmed: its removal waits for a commit to ride on.
+    let first = bench.post(1);
+    let first = publications(&first)[0].clone();
+    bench.wait(Duration::from_millis(300));
+    let batch = commits(&bench.on(Input::Tick))[0].id;
+    bench.on(Input::Committed { batch });
+    // Another one cannot be stored, and is confirmed before that is tried again.
+    let second = bench.post(2);
+    let second = publications(&second)[0].clone();
+    bench.wait(Duration::from_millis(300));
+    let batch = commits(&bench.on(Input::Tick))[0].id;
+    bench.on(Input::CommitFailed { batch, fault: StoreFault::Failed("I/O".into()) });
+    bench.on(confirm(&second));
+    bench.wait(Duration::from_millis(700));
+    bench.on(confirm(&first));
+    bench.wait(Duration::from_millis(300));
+    assert!(commits(&bench.on(Input::Tick)).is_empty(), "the removal may wait a little longer");
+    assert!(bench.is_at_rest());
+    bench.wait(Duration::from_secs(1));
+    assert_eq!(commits(&bench.on(Input::Tick)).len(), 1);
+}
+
+#[test]
+fn what_waits_in_a_lane_that_a_reload_brings_back_is_delivered_before_what_comes_now() {
+    // At the start the route was not configured, and neither was the upstream of its messages: nobody loaded them.
+    let recovered = Recovered { last: Seq(20), ..Recovered::default() };
+    let mut bench = Bench::new(setup(vec![route(LANE, "other/#", relay())]), recovered);
+    bench.on(Input::UpstreamUp { upstream: UPSTREAM });
+    let back = LaneId(2);
+    let routes = vec![route(LANE, "other/#", relay()), route(back, "#", relay())];
+    let mut outputs = bench.on(Input::Reload(Box::new(setup(routes))));
+    assert_eq!(loads(&outputs), [(back, Seq(0))]);
+    outputs.extend(bench.post(1));
+    assert!(publications(&outputs).is_empty(), "what came earlier goes first");
+    let batch = commits(&outputs)[0];
+    assert!(matches!(&batch.ops[..], [Op::Insert { lane, .. }] if *lane == back));
+    let outputs = bench.on(Input::Loaded {
+        lane: back,
+        messages: vec![stored(3), stored(5)],
+        damaged: 0,
+        upto: Some(Seq(5)),
+    });
+    let sent: Vec<_> = publications(&outputs).iter().map(|p| (p.message.id.seq, p.resend)).collect();
+    assert_eq!(sent, [(Seq(3), true), (Seq(5), true)]);
+    bench.on(Input::Committed { batch: batch.id });
+    let outputs =
+        bench.on(Input::Loaded { lane: back, messages: vec![stored(21)], damaged: 0, upto: Some(Seq(21)) });
+    assert_eq!(publications(&outputs).len(), 1);
+    let lane = bench.engine.stats().lanes[1].clone();
+    assert_eq!((lane.waiting, lane.on_disk), (3, 3));
+}
+
+#[test]
+fn a_new_route_of_a_reload_soon_relays_without_the_disk() {
+    let mut bench = Bench::new(setup(Vec::new()), Recovered { last: Seq(20), ..Recovered::default() });
+    bench.on(Input::UpstreamUp { upstream: UPSTREAM });
+    bench.on(Input::Reload(Box::new(setup(vec![route(LANE, "#", relay())]))));
+    bench.on(Input::Loaded { lane: LANE, messages: Vec::new(), damaged: 0, upto: None });
+    let outputs = bench.post(1);
+    assert_eq!((publications(&outputs).len(), commits(&outputs).len()), (1, 0));
+}
+
+#[test]
+fn counters_that_damage_has_thrown_off_heal_when_the_backlog_ends_and_devices_may_go_on() {
+    let full = Limits::default().spool_bytes;
+    let backlog = LaneState { lane: LANE, last: Seq(9), rows: 9, bytes: full };
+    let recovered = Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new() };
+    let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
+    bench.on(Input::UpstreamUp { upstream: UPSTREAM });
+    assert!(bench.engine.stats().holding);
+    bench.on(Input::Loaded { lane: LANE, messages: vec![stored(2)], damaged: 8, upto: Some(Seq(9)) });
+    let stats = bench.engine.stats();
+    assert_eq!((stats.lanes[0].waiting, stats.lanes[0].on_disk), (1, 1));
+    assert_eq!(stats.lanes[0].on_disk_bytes, stored(2).footprint() as u64);
+    assert!(!stats.holding, "a counter must not hold devices for ever");
+}
+
+#[test]
+fn a_backlog_whose_counter_is_damaged_is_delivered_all_the_same() {
+    let backlog = LaneState { lane: LANE, last: Seq(9), rows: 0, bytes: 0 };
+    let recovered = Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new() };
+    let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
+    assert_eq!(loads(&bench.on(Input::UpstreamUp { upstream: UPSTREAM })), [(LANE, Seq(0))]);
+}
+
+#[test]
+fn rows_whose_removal_is_under_way_count_as_delivered_rows_that_a_crash_would_send_again() {
+    let mut limits = Limits { forgets_waiting: 4, lane_memory_messages: 8, ..Limits::default() };
+    limits.commit_ops = 4;
+    let backlog = LaneState { lane: LANE, last: Seq(1_000), rows: 1_000, bytes: 200_000 };
+    let recovered = Recovered { lanes: vec![backlog], last: Seq(1_000), records: Vec::new() };
+    let suspects = 8 + 2 * 4 + 4;
+    let mut bench = Bench::new(Setup { limits, ..setup(vec![route(LANE, "#", relay())]) }, recovered);
+    let mut outputs = bench.on(Input::UpstreamUp { upstream: UPSTREAM });
+    // The upstream confirms all it gets and loads work; the first removal takes its time, the next one for ever.
+    let (mut delivered, mut removals) = (0, Vec::new());
+    for commits_done in 0..2 {
+        while !outputs.is_empty() {
+            let mut next = Vec::new();
+            for output in outputs {
+                match output {
+                    Output::Publish(publication) => {
+                        delivered += 1;
+                        next.extend(bench.on(confirm(&publication)));
+                    }
+                    Output::Load { after, messages, .. } => {
+                        let page: Vec<_> = (after.0 + 1..=1_000).take(messages).map(stored).collect();
+                        let upto = page.last().map(|message| message.id.seq);
+                        next.extend(bench.on(Input::Loaded { lane: LANE, messages: page, damaged: 0, upto }));
+                    }
+                    Output::Commit(batch) => removals.push(batch),
+                    _ => {}
+                }
+            }
+            outputs = next;
+        }
+        if commits_done == 0 {
+            let removal = removals.remove(0);
+            delivered -= removal.ops.len();
+            outputs = bench.on(Input::Committed { batch: removal.id });
+        }
+    }
+    assert!(
+        delivered <= suspects,
+        "{delivered} delivered rows stand in the store, {suspects} would be marked"
+    );
+}
