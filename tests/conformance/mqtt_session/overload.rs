@@ -3,7 +3,7 @@
 
 use crate::world::{Client, Hello, World, encode, message};
 use tidegate_engine::time::Duration;
-use tidegate_wire::mqtt::{Packet, Qos, Version};
+use tidegate_wire::mqtt::{Packet, Publish, Qos, Version};
 
 fn reading(world: &World, client: Client) -> bool {
     world.reading.get(&client.conn).copied().unwrap_or(true)
@@ -115,4 +115,46 @@ fn packets_beyond_the_limit_are_not_awaited() {
     let client = world.connect(&Hello::new(Version::V5, "a"), false);
     world.bytes(client.conn, b"\x32\x80\x80\x10");
     assert_eq!(world.said(client), ["DISCONNECT 0x95"]);
+}
+
+#[test]
+fn repetitions_do_not_pile_up_behind_a_message_that_is_not_safe() {
+    let mut world = World::new();
+    let client = world.connect(&Hello::new(Version::V5, "a"), false);
+    world.publish(client, message("t", Qos::ExactlyOnce, 1));
+    world.all_safe();
+    world.publish(client, message("t", Qos::AtLeastOnce, 2));
+    let again = Publish { dup: true, ..message("t", Qos::ExactlyOnce, 1) };
+    for _ in 0..100 {
+        world.publish(client, again);
+    }
+    assert!(!reading(&world, client), "each would wait for its PUBREC in memory");
+    world.all_safe();
+    assert!(reading(&world, client));
+    assert_eq!(world.said(client).len(), 1 + 1 + 100);
+}
+
+#[test]
+fn packet_ids_that_are_never_released_are_bounded_in_every_version() {
+    const MOST: u16 = 4_096;
+    for version in [Version::V3_1_1, Version::V5] {
+        let mut world = World::new();
+        let hello = Hello::lasting(version, "a");
+        let mut client = world.connect(&hello, false);
+        for id in 1..=MOST {
+            if id % 32 == 0 {
+                world.gone(client);
+                client = world.connect(&hello, true);
+            }
+            world.publish(client, message("t", Qos::ExactlyOnce, id));
+            world.all_safe();
+        }
+        world.gone(client);
+        let client = world.connect(&hello, true);
+        let again = Publish { dup: true, ..message("t", Qos::ExactlyOnce, 7) };
+        world.publish(client, again);
+        assert!(!world.is_closed(client), "what is known may come again");
+        world.publish(client, message("t", Qos::ExactlyOnce, MOST + 1));
+        assert!(world.is_closed(client));
+    }
 }

@@ -41,6 +41,7 @@ pub(super) enum Release {
 #[derive(Debug)]
 struct Pending {
     ack: Ack,
+    content: u64,
     safe: bool,
     /// Acknowledged out of its order; only a planted defect does that.
     answered: bool,
@@ -52,6 +53,8 @@ struct Earlier {
     serial: u64,
     packet_id: u16,
     exactly_once: bool,
+    /// QoS 1: a hash of what it says.
+    content: u64,
     /// It was sent again on this connection, under this serial number.
     again: Option<u64>,
 }
@@ -105,7 +108,8 @@ impl Inbound {
             if !pending.safe && !repetition {
                 let Ack { packet_id, exactly_once, .. } = pending.ack;
                 // The id may have been repeated before: only its latest message is known by it.
-                self.earlier.push(Earlier { serial, packet_id, exactly_once, again: None });
+                let content = pending.content;
+                self.earlier.push(Earlier { serial, packet_id, exactly_once, content, again: None });
             }
         }
         for earlier in &mut self.earlier {
@@ -122,12 +126,16 @@ impl Inbound {
     }
 
     /// A QoS 1 PUBLISH. With DUP, one that came on an earlier connection and is still on its way to safety is the
-    /// same message: it is acknowledged when that one is safe.
-    pub(super) fn begin_at_least_once(&mut self, packet_id: u16, dup: bool) -> Begun {
+    /// same message: it is acknowledged when that one is safe. `content` is a hash of what it says: a client that has
+    /// forgotten its past may use the packet id for another message, and even mark it when it sends that one again.
+    pub(super) fn begin_at_least_once(&mut self, packet_id: u16, dup: bool, content: u64) -> Begun {
         self.in_use += 1;
-        let serial = self.push(Ack { packet_id, exactly_once: false, reason: 0 }, false);
+        let ack = Ack { packet_id, exactly_once: false, reason: 0 };
+        self.pending.push_back(Pending { ack, content, safe: false, answered: false });
+        let serial = self.last_serial();
         let known = self.earlier.iter_mut().rev().find(|earlier| {
-            dup && !earlier.exactly_once && earlier.packet_id == packet_id && earlier.again.is_none()
+            let same = earlier.packet_id == packet_id && earlier.content == content;
+            dup && same && !earlier.exactly_once && earlier.again.is_none()
         });
         match known {
             Some(earlier) => {
@@ -191,7 +199,8 @@ impl Inbound {
         let exactly_once = if let Some(ack) = here {
             ack.exactly_once.then_some(ack.packet_id)
         } else if let Some(index) = self.earlier.iter().position(|earlier| earlier.serial == serial) {
-            let earlier = self.earlier.swap_remove(index);
+            // Their order says which message a packet id meant last.
+            let earlier = self.earlier.remove(index);
             let again = earlier.again.and_then(|again| again.checked_sub(self.first));
             if let Some(pending) = again
                 .and_then(|index| usize::try_from(index).ok())
@@ -293,6 +302,11 @@ impl Inbound {
         self.unreleased.len()
     }
 
+    /// Whether a QoS 2 PUBLISH with this id would be a repetition.
+    pub(super) fn knows(&self, packet_id: u16) -> bool {
+        self.unreleased.contains_key(&packet_id)
+    }
+
     /// Whether a QoS 2 PUBLISH with this id has been counted on this connection already.
     pub(super) fn counts(&self, packet_id: u16) -> bool {
         self.unreleased.get(&packet_id).is_some_and(|known| known.counted == self.connection)
@@ -305,7 +319,12 @@ impl Inbound {
     }
 
     fn push(&mut self, ack: Ack, safe: bool) -> u64 {
-        self.pending.push_back(Pending { ack, safe, answered: false });
+        self.pending.push_back(Pending { ack, content: 0, safe, answered: false });
+        self.last_serial()
+    }
+
+    /// The serial number of the newest of `pending`, which is not empty.
+    fn last_serial(&self) -> u64 {
         self.first + self.pending.len() as u64 - 1
     }
 }
@@ -327,7 +346,7 @@ mod tests {
     }
 
     fn begin(inbound: &mut Inbound, packet_id: u16) -> u64 {
-        match inbound.begin_at_least_once(packet_id, false) {
+        match inbound.begin_at_least_once(packet_id, false, 0) {
             Begun::New(serial) => serial,
             Begun::Repeated => panic!("new"),
         }
@@ -352,10 +371,25 @@ mod tests {
         let first = begin(&mut inbound, 9);
         inbound.attach();
         let other = begin(&mut inbound, 8);
-        assert_eq!(inbound.begin_at_least_once(9, true), Begun::Repeated);
+        assert_eq!(inbound.begin_at_least_once(9, true, 0), Begun::Repeated);
         assert_eq!(safe(&mut inbound, first), [], "8 came before");
         assert_eq!(safe(&mut inbound, other), [8, 9]);
-        assert!(matches!(inbound.begin_at_least_once(9, true), Begun::New(_)), "it is safe and forgotten");
+        assert!(matches!(inbound.begin_at_least_once(9, true, 0), Begun::New(_)), "it is safe and forgotten");
+    }
+
+    #[test]
+    fn a_repetition_attaches_to_the_latest_message_of_its_packet_id() {
+        let mut inbound = Inbound::default();
+        let (_, other) = (begin(&mut inbound, 9), begin(&mut inbound, 1));
+        inbound.attach();
+        let second = begin(&mut inbound, 9);
+        inbound.attach();
+        let third = begin(&mut inbound, 9);
+        inbound.attach();
+        safe(&mut inbound, other);
+        assert_eq!(inbound.begin_at_least_once(9, true, 0), Begun::Repeated);
+        assert_eq!(safe(&mut inbound, second), []);
+        assert_eq!(safe(&mut inbound, third), [9]);
     }
 
     #[test]
@@ -374,7 +408,7 @@ mod tests {
         let mut inbound = Inbound::default();
         begin(&mut inbound, 9);
         inbound.attach();
-        assert!(matches!(inbound.begin_at_least_once(9, false), Begun::New(_)));
+        assert!(matches!(inbound.begin_at_least_once(9, false, 0), Begun::New(_)));
     }
 
     #[test]

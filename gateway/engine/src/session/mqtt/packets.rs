@@ -277,10 +277,11 @@ impl Exchange<'_> {
         match frame.kind {
             Kind::Publish => {
                 let acknowledged = frame.first & 0b0110 != 0;
-                // Before MQTT 5 there is no Receive Maximum to tell the client: it is slowed down instead.
-                let slow = !self.connection.version.is_v5()
-                    && self.session.inbound.pending() >= usize::from(self.shared.limits.receive_maximum);
-                acknowledged && (self.shared.holding || slow)
+                // Before MQTT 5 there is no Receive Maximum to tell the client: it is slowed down instead. With it only
+                // repetitions of QoS 2, which do not count, can go beyond it.
+                let most = usize::from(self.shared.limits.receive_maximum)
+                    * if self.connection.version.is_v5() { 2 } else { 1 };
+                acknowledged && (self.shared.holding || self.session.inbound.pending() >= most)
             }
             Kind::Subscribe | Kind::Unsubscribe => self.session.held.len() >= HELD_MAX,
             _ => false,

@@ -12,10 +12,11 @@ use crate::mutant::Mutant;
 use crate::session::{self, Incoming, Request};
 use crate::topic::Topic;
 use bytes::Bytes;
+use std::hash::{DefaultHasher, Hasher};
 use tidegate_wire::mqtt::{self, Kind, Property, Publish, ReasonCode};
 
-/// QoS 2 packet ids of one session between PUBLISH and PUBREL, for versions that know no Receive Maximum: some
-/// clients send all they have at once. Beyond it the client is disconnected.
+/// QoS 2 packet ids of one session between PUBLISH and PUBREL: clients that know no Receive Maximum may send all they
+/// have at once, and to others it counts anew on every connection. Beyond it the client is disconnected.
 const UNRELEASED_MAX: usize = 4_096;
 
 impl Exchange<'_> {
@@ -51,7 +52,8 @@ impl Exchange<'_> {
         let (begun, recorded) = match publish.qos {
             mqtt::Qos::AtMostOnce => (None, false),
             mqtt::Qos::AtLeastOnce => {
-                (Some(self.session.inbound.begin_at_least_once(packet_id, publish.dup)), false)
+                let content = content(&topic, publish.payload);
+                (Some(self.session.inbound.begin_at_least_once(packet_id, publish.dup, content)), false)
             }
             mqtt::Qos::ExactlyOnce => {
                 (Some(self.session.inbound.begin_exactly_once(packet_id, recorded)), recorded)
@@ -93,12 +95,14 @@ impl Exchange<'_> {
         if qos == mqtt::Qos::AtMostOnce || inbound.counts(packet_id) && qos == mqtt::Qos::ExactlyOnce {
             return Ok(());
         }
-        if self.version().is_v5() {
-            if inbound.in_use() >= usize::from(self.shared.limits.receive_maximum) {
-                let words = "more messages without an acknowledgement than Receive Maximum allows";
-                return Err(Ending::fault(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, words));
-            }
-        } else if qos == mqtt::Qos::ExactlyOnce && inbound.unreleased() >= UNRELEASED_MAX {
+        if self.version().is_v5() && inbound.in_use() >= usize::from(self.shared.limits.receive_maximum) {
+            let words = "more messages without an acknowledgement than Receive Maximum allows";
+            return Err(Ending::fault(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, words));
+        }
+        if qos == mqtt::Qos::ExactlyOnce
+            && inbound.unreleased() >= UNRELEASED_MAX
+            && !inbound.knows(packet_id)
+        {
             return Err(Ending::fault(ReasonCode::QUOTA_EXCEEDED, "too many QoS 2 messages without PUBREL"));
         }
         Ok(())
@@ -213,6 +217,15 @@ impl Shared {
         }
         Topic::new(name).map_err(|_| ReasonCode::TOPIC_NAME_INVALID)
     }
+}
+
+/// What tells a QoS 1 message from another one of the same packet id.
+fn content(topic: &Topic, payload: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(topic.as_str().as_bytes());
+    hasher.write_u8(0); // never in a topic
+    hasher.write(payload);
+    hasher.finish()
 }
 
 /// Keeps a payload: shares one that is most of the chunk it came in, copies a smaller one, which would hold the
