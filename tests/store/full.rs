@@ -1,11 +1,13 @@
 //! No room: at the bound of the file, and on a medium that is really full.
 
 use crate::ROUTES;
+use rusqlite::Connection;
 use std::process::Command;
 use tempfile::TempDir;
 use tidegate::store::Store;
 use tidegate::store::sqlite::{Sizes, open};
 use tidegate_engine::event::{Op, RecordKey, RecordKind, StoreFault};
+use tidegate_engine::id::Seq;
 use tidegate_tests::store_contract::{forget, message_with, seqs};
 
 #[test]
@@ -42,6 +44,37 @@ fn at_the_bound_of_the_file_inserts_fail_and_deletes_do_not() {
     let file = dir.path().join("tidegate.db").metadata().unwrap().len();
     assert!(file <= 1 << 20, "{file}");
     assert_eq!(dir.path().join("ballast").metadata().unwrap().len(), 64 << 10, "the medium is not to blame");
+}
+
+#[test]
+fn damaged_rows_in_a_full_file_do_not_keep_the_others_from_leaving() {
+    let dir = TempDir::new().unwrap();
+    let sizes = Sizes { file_bytes: 1 << 20, wal_bytes: 256 << 10, ballast_bytes: 64 << 10 };
+    let mut opened = open(dir.path(), ROUTES, sizes).unwrap();
+    let lane = opened.lanes[0];
+    let payload = "x".repeat(500);
+    let insert = |n: u64| Op::Insert { lane, message: message_with(n, &payload) };
+    let mut next = 1;
+    while opened.store.commit(&[insert(next), insert(next + 1)]).is_ok() {
+        next += 2;
+        opened.store.upkeep(false);
+    }
+    drop(opened);
+    let db = Connection::open(dir.path().join("tidegate.db")).unwrap();
+    db.execute("UPDATE message SET checksum = 0 WHERE key & 1 = 0", []).unwrap();
+    drop(db);
+
+    let mut opened = open(dir.path(), ROUTES, sizes).unwrap();
+    let sound: Vec<u64> = (1..next).step_by(2).collect();
+    let page = opened.store.load(lane, Seq(0), 10_000, usize::MAX).unwrap();
+    assert_eq!(page.messages.iter().map(|message| message.id.seq.0).collect::<Vec<_>>(), sound);
+    assert_eq!((page.damaged, page.upto), (0, Some(Seq(next - 1))), "there is no room to move them to");
+    opened.store.commit(&sound.iter().map(|n| forget(lane, *n)).collect::<Vec<_>>()).unwrap();
+    drop(opened);
+    // With room again they are moved away.
+    let mut opened = open(dir.path(), ROUTES, Sizes { file_bytes: 4 << 20, ..sizes }).unwrap();
+    let page = opened.store.load(lane, Seq(0), 10_000, usize::MAX).unwrap();
+    assert_eq!((page.messages.len(), page.damaged), (0, sound.len() as u64));
 }
 
 #[test]

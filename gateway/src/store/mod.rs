@@ -22,7 +22,7 @@ pub trait Store {
     fn commit(&mut self, ops: &[Op]) -> Result<(), StoreFault>;
 
     /// Reads messages of a lane above `after`, ascending: at most `messages` and, beyond the first, at most `bytes`
-    /// of footprint. Damaged rows are moved away and counted, never returned.
+    /// of footprint. Damaged rows are moved away and counted, never returned; in a full store they may stay and are passed over.
     ///
     /// # Errors
     /// [`StoreFault::Failed`] when the medium cannot be read.

@@ -89,9 +89,21 @@ impl SqliteStore {
     }
 
     fn read(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, Fault> {
-        let (page, damaged) = load::page(&self.db, lane, after, messages, bytes)?;
-        if !damaged.is_empty() {
-            load::move_away(&mut self.db, lane, &damaged)?;
+        let (mut page, damaged) = load::page(&self.db, lane, after, messages, bytes)?;
+        if damaged.is_empty() {
+            return Ok(page);
+        }
+        match load::move_away(&mut self.db, lane, &damaged) {
+            Err(fault) if fault.is_full() => {
+                // Without room to move them to they stay where they are until the next start: what is sound must be able to
+                // leave, or there would never be room again.
+                tracing::error!(
+                    rows = damaged.len(),
+                    "stored messages are damaged; they stay in the full store, passed over, until the next start"
+                );
+                page.damaged = 0;
+            }
+            done => done?,
         }
         Ok(page)
     }

@@ -84,10 +84,7 @@ fn who_sends_on_while_not_read_is_disconnected() {
     hold(&mut world, true);
     let payload = vec![0; 100_000];
     for id in 2..40 {
-        world.publish(
-            client,
-            tidegate_wire::mqtt::Publish { payload: &payload, ..message("t", Qos::AtLeastOnce, id) },
-        );
+        world.publish(client, Publish { payload: &payload, ..message("t", Qos::AtLeastOnce, id) });
     }
     assert!(world.is_closed(client));
 }
