@@ -398,7 +398,7 @@ mod tests {
         let first = begin(&mut inbound, 9);
         for _ in 0..3 {
             inbound.attach();
-            assert_eq!(inbound.begin_at_least_once(9, true), Begun::Repeated);
+            assert_eq!(inbound.begin_at_least_once(9, true, 0), Begun::Repeated);
         }
         assert_eq!(safe(&mut inbound, first), [9]);
     }
