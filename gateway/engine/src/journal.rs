@@ -7,6 +7,9 @@ use crate::limits::Limits;
 use crate::time::{Duration, Instant};
 use std::collections::VecDeque;
 
+/// What a change of a record takes beside its key and value, in bytes.
+const RECORD_BYTES: usize = 128;
+
 /// A change, and whom to tell when it is durable.
 #[derive(Debug)]
 pub(crate) struct Item<W> {
@@ -28,6 +31,14 @@ impl<W> Item<W> {
             Op::Forget { .. } | Op::Remove { .. } => 16,
         }
     }
+
+    fn record_bytes(&self) -> usize {
+        match &self.op {
+            Op::Put { key, value } => RECORD_BYTES + key.key.len() + value.len(),
+            Op::Remove { key } => RECORD_BYTES + key.key.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// What has been ordered and not answered.
@@ -47,6 +58,7 @@ pub(crate) struct Journal<W> {
     forgets: VecDeque<(LaneId, Seq)>,
     forgets_since: Option<Instant>,
     running: Option<Running<W>>,
+    record_bytes: usize,
     last: BatchId,
     retry_at: Option<Instant>,
     /// The last commit failed because the store is full: removals go first, as they may make room.
@@ -65,6 +77,7 @@ impl<W> Journal<W> {
             forgets: VecDeque::new(),
             forgets_since: None,
             running: None,
+            record_bytes: 0,
             last: BatchId(0),
             retry_at: None,
             full: false,
@@ -87,7 +100,13 @@ impl<W> Journal<W> {
     }
 
     pub(crate) fn push(&mut self, item: Item<W>) {
+        self.record_bytes += item.record_bytes();
         self.items.push_back(item);
+    }
+
+    /// The memory that changes of records take while they wait or run, in bytes. (Messages are counted by the spool.)
+    pub(crate) fn record_bytes(&self) -> usize {
+        self.record_bytes
     }
 
     pub(crate) fn forget(&mut self, now: Instant, lane: LaneId, seq: Seq) {
@@ -175,6 +194,7 @@ impl<W> Journal<W> {
         if !running.items.is_empty() {
             self.full = false;
         }
+        self.record_bytes -= running.items.iter().map(Item::record_bytes).sum::<usize>();
         Some(running.items)
     }
 

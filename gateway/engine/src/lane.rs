@@ -8,7 +8,7 @@
 //! So memory is always a prefix of the lane, and what is handed over comes from memory only: order needs no other rule.
 
 use crate::event::{Durability, LaneState, RouteSetup};
-use crate::id::{LaneId, Seq, UpstreamId};
+use crate::id::{DeviceId, LaneId, Seq, UpstreamId};
 use crate::message::Message;
 use crate::stats::LaneStats;
 use crate::time::{Duration, Instant};
@@ -271,6 +271,23 @@ impl Lane {
     /// When the first relayed message is to be committed.
     pub(crate) fn spill_timeout(&self) -> Option<Instant> {
         self.spills.front().map(|&(at, _)| at)
+    }
+
+    /// The relayed messages of one device, in order: a later one of it is committed now, and must not be on the medium before
+    /// them. They count as being saved.
+    pub(crate) fn spill_of(&mut self, device: &DeviceId) -> Vec<Arc<Message>> {
+        let waiting: Vec<Seq> = self.spills.iter().map(|&(_, seq)| seq).collect();
+        let mut spilled = Vec::new();
+        for seq in waiting {
+            let relayed =
+                |entry: &&mut Entry| entry.place == Place::Memory && entry.message.device == *device;
+            if let Some(entry) = self.get(seq).filter(relayed) {
+                entry.place = Place::Saving;
+                spilled.push(Arc::clone(&entry.message));
+            }
+        }
+        self.trim_spills();
+        spilled
     }
 
     /// The relayed messages whose time is up (`now`), or all of them (`None`), in order. They count as being saved.

@@ -279,7 +279,8 @@ impl Engine {
     /// thresholds, so that it does not flutter.
     fn check_holding(&mut self) {
         let limits = &self.setup.limits;
-        let (memory, disk) = (self.spool.unsafe_bytes(), self.spool.disk_bytes());
+        let memory = self.spool.unsafe_bytes() + self.journal.record_bytes();
+        let disk = self.spool.disk_bytes();
         let (holding, reason) = if self.holding {
             let eased =
                 memory <= limits.unsafe_bytes / 2 && disk <= limits.spool_bytes - limits.spool_bytes / 8;

@@ -59,7 +59,8 @@ pub struct Limits {
     pub lane_memory_messages: usize,
     /// Bytes of one lane kept in memory.
     pub lane_memory_bytes: usize,
-    /// Bytes of messages accepted and neither committed nor confirmed, in all. Above it devices are told to hold.
+    /// Bytes of messages accepted and neither committed nor confirmed, and of changes of records that are not committed, in
+    /// all. Above it devices are told to hold.
     pub unsafe_bytes: usize,
     /// Bytes of messages waiting on the disk in all (`spool.max_size`). Above it devices are told to hold.
     pub spool_bytes: u64,

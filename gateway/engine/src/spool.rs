@@ -194,6 +194,10 @@ impl Spool {
         let spill_at =
             lane.spill_after().filter(|_| way == Way::Relay && !disk_first).map(|wait| now.after(wait));
         let place = if spill_at.is_some() { Place::Memory } else { Place::Saving };
+        if place == Place::Saving {
+            let earlier = lane.spill_of(&message.device);
+            saves.extend(earlier.iter().map(|message| Self::save(lane, index, message, None)));
+        }
         lane.push(
             Entry {
                 seq: message.id.seq,

@@ -3,10 +3,10 @@
 
 use crate::Engine;
 use crate::event::{
-    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Publication, Recovered,
-    RouteSetup, Setup, StoreFault, UpstreamSetup,
+    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Peer, Publication,
+    Recovered, RouteSetup, Setup, StoreFault, UpstreamSetup,
 };
-use crate::id::{DeviceId, GatewayId, LaneId, MessageId, Seq, UpstreamId};
+use crate::id::{ConnId, DeviceId, GatewayId, LaneId, MessageId, Seq, UpstreamId};
 use crate::limits::Limits;
 use crate::message::{Message, Qos, Source};
 use crate::time::{Duration, Instant, Now, Stamp};
@@ -88,6 +88,18 @@ impl Bench {
         let bytes = [&head[..], b"sensors", &[0x01, b'a', 0x01, b'x', 0xFF, b'1']].concat();
         let endpoint = Endpoint { socket: 0, peer: "127.0.0.1:9999".parse().unwrap() };
         self.on(Input::Datagram { endpoint, bytes: bytes.into() })
+    }
+
+    /// Bytes on the one MQTT connection, which the first call opens.
+    fn mqtt(&mut self, bytes: &[u8]) -> Vec<Output> {
+        let conn = ConnId(1);
+        let peer = Peer { address: "127.0.0.1:9999".parse().unwrap() };
+        let mut outputs = Vec::new();
+        if self.engine.stats().mqtt.peers == 0 {
+            outputs.extend(self.on(Input::Opened { conn, peer }));
+        }
+        outputs.extend(self.on(Input::Received { conn, bytes: Bytes::copy_from_slice(bytes) }));
+        outputs
     }
 
     /// Nothing is due at this moment: the shell may sleep.
@@ -272,4 +284,54 @@ fn rows_whose_removal_is_under_way_count_as_delivered_rows_that_a_crash_would_se
         delivered <= suspects,
         "{delivered} delivered rows stand in the store, {suspects} would be marked"
     );
+}
+
+/// CONNECT of client "a" to a session that lasts (MQTT 3.1.1).
+const CONNECT: &[u8] = b"\x10\x0D\x00\x04MQTT\x04\x00\x00\x3C\x00\x01a";
+
+#[test]
+fn a_message_that_is_committed_at_once_takes_along_what_its_device_sent_before() {
+    let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), Recovered::default());
+    bench.on(Input::UpstreamUp { upstream: UPSTREAM });
+    bench.mqtt(CONNECT);
+    // QoS 1 is relayed, QoS 2 is committed with its record.
+    let relayed = bench.mqtt(b"\x32\x06\x00\x01t\x00\x011");
+    assert_eq!((publications(&relayed).len(), commits(&relayed).len()), (1, 0));
+    let outputs = bench.mqtt(b"\x34\x06\x00\x01t\x00\x022");
+    let inserts: Vec<_> = commits(&outputs)
+        .iter()
+        .flat_map(|batch| &batch.ops)
+        .filter_map(|op| match op {
+            Op::Insert { message, .. } => Some(message.payload.clone()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(inserts, ["1", "2"], "a crash now must not turn them round");
+}
+
+#[test]
+fn records_that_cannot_be_stored_hold_devices_too() {
+    let limits = Limits { unsafe_bytes: 1_000, ..Limits::default() };
+    let mut bench = Bench::new(Setup { limits, ..setup(Vec::new()) }, Recovered::default());
+    bench.mqtt(CONNECT);
+    let mut batch = None;
+    // No route takes the messages: only their packet ids are stored, or would be.
+    for id in 1..=400_u16 {
+        let [high, low] = id.to_be_bytes();
+        let outputs = bench.mqtt(&[0x34, 0x05, 0x00, 0x01, b't', high, low]);
+        batch = commits(&outputs).first().map(|batch| batch.id).or(batch);
+        if id % 30 == 0 {
+            bench.on(Input::Closed { conn: ConnId(1) });
+            bench.mqtt(CONNECT);
+        }
+    }
+    let stats = bench.engine.stats();
+    assert!(stats.holding, "{} packet ids wait for the store", stats.accepted);
+    assert!(stats.accepted < 300, "{}", stats.accepted);
+    // The store works again.
+    while let Some(done) = batch {
+        let outputs = bench.on(Input::Committed { batch: done });
+        batch = commits(&outputs).first().map(|batch| batch.id);
+    }
+    assert!(!bench.engine.stats().holding);
 }
