@@ -228,6 +228,15 @@ fn a_bad_file_at_sighup_changes_nothing_and_a_good_one_is_taken_over() {
 }
 
 #[test]
+fn a_larger_spool_waits_for_a_restart() {
+    let gateway = Gateway::start("");
+    gateway.configure("[spool]\nmax_size = \"2 GiB\"\n");
+    gateway.signal(Signal::HUP);
+    let said = wait_for(SOON, || gateway.log().contains("needs a restart: spool.max_size").then_some(()));
+    assert!(said.is_some(), "the store's file keeps the bound that it was opened with: {}", gateway.log());
+}
+
+#[test]
 fn a_route_to_an_upstream_that_does_not_run_waits_for_a_restart() {
     let gateway = Gateway::start("");
     gateway.configure(

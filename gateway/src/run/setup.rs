@@ -80,6 +80,8 @@ pub(super) fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
         running.limits.coap_message_bytes != wanted.limits.coap_message_bytes,
         "limits.coap_message_bytes",
     );
+    // Less holds at once; for more the store's file, whose bound is set when it is opened, has no room.
+    differs(running.limits.spool_bytes < wanted.limits.spool_bytes, "spool.max_size");
     for upstream in &wanted.upstreams {
         let same = running.upstreams.iter().any(|u| u == upstream);
         differs(!same, &format!("upstream.{}", upstream.name));
@@ -108,6 +110,7 @@ pub(super) fn adoptable(running: &Config, mut wanted: Config) -> Result<Config, 
     wanted.coap_listen.clone_from(&running.coap_listen);
     wanted.admin_listen = running.admin_listen;
     wanted.limits.coap_message_bytes = running.limits.coap_message_bytes;
+    wanted.limits.spool_bytes = wanted.limits.spool_bytes.min(running.limits.spool_bytes);
     wanted.upstreams.clone_from(&running.upstreams);
     Ok(wanted)
 }
