@@ -54,7 +54,7 @@ impl Backlog {
         let thread = std::thread::spawn(move || -> io::Result<_> {
             tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(load.run(began))
         });
-        let waiting = || gateway.metric("tidegate_lane_waiting");
+        let waiting = || gateway.metric("tidegate_route_waiting_messages");
         let full = tidegate_tests::wait::wait_for(Duration::from_secs(600), || {
             (waiting() >= self.messages as f64).then_some(())
         });

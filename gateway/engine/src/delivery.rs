@@ -9,6 +9,10 @@ use crate::stats::UpstreamStats;
 use crate::time::{Duration, Instant};
 use std::collections::BTreeMap;
 
+/// What part of a window is used for what is safe already, while devices wait for what is not: enough to go on, little
+/// enough to leave the processor to the devices.
+const SPARED_PART: usize = 8;
+
 /// A message under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {

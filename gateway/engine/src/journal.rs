@@ -121,6 +121,11 @@ impl<W> Journal<W> {
         self.forgets.len() + running < 2 * self.forgets_waiting
     }
 
+    /// A commit runs, and there is enough for another.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.running.is_some() && !self.items.is_empty()
+    }
+
     /// Nothing waits and nothing runs.
     pub(crate) fn is_idle(&self) -> bool {
         self.items.is_empty() && self.forgets.is_empty() && self.running.is_none()

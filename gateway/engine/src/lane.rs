@@ -213,11 +213,12 @@ impl Lane {
         self.entries.get_mut(index).filter(|entry| entry.state != State::Gone)
     }
 
-    /// The next message that may be handed over, as far as `may_send` allows.
-    pub(crate) fn next(&mut self, may_send: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+    /// The next message that may be handed over, as far as `may_send` allows; `safe_too`: also one that is on the medium.
+    pub(crate) fn next(&mut self, safe_too: bool, may_send: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
         while let Some(entry) = self.entries.get(self.cursor) {
             if entry.state == State::Waiting {
-                if entry.disk_first && entry.place != Place::Disk {
+                let on_disk = entry.place == Place::Disk;
+                if (entry.disk_first && !on_disk) || (on_disk && !safe_too) {
                     return None;
                 }
                 if may_send(entry) {

@@ -577,25 +577,30 @@ impl Engine {
         for lane in self.delivery.retries_due(self.now.instant) {
             self.spool.rewind(lane);
         }
+        // What is on the disk is safe: it goes on sparingly while devices wait for commits.
+        let sparing = self.journal.is_behind();
         let lanes_of = std::mem::take(&mut self.lanes_of);
         for (upstream, lanes) in &lanes_of {
             for equals in lanes {
                 let mut idle = 0;
-                while idle < equals.len() && self.delivery.has_room(*upstream) {
+                while idle < equals.len() && self.delivery.has_room(*upstream, false) {
                     self.turn = self.turn.wrapping_add(1);
                     let lane = equals[self.turn % equals.len()];
-                    idle = if self.hand_over_one(*upstream, lane) { 0 } else { idle + 1 };
+                    let safe_too = self.delivery.has_room(*upstream, sparing);
+                    idle = if self.hand_over_one(*upstream, lane, safe_too) { 0 } else { idle + 1 };
                 }
             }
         }
         self.lanes_of = lanes_of;
     }
 
-    fn hand_over_one(&mut self, upstream: UpstreamId, lane: usize) -> bool {
+    /// Hands over the next message of a lane, unless it is safe already and `safe_too` does not let it go.
+    fn hand_over_one(&mut self, upstream: UpstreamId, lane: usize, safe_too: bool) -> bool {
         let now = self.now.instant;
         let delivery = &self.delivery;
-        let next =
-            self.spool.next(lane, |message| delivery.may_send(now, lane, &message.device, message.id.seq));
+        let next = self
+            .spool
+            .next(lane, safe_too, |message| delivery.may_send(now, lane, &message.device, message.id.seq));
         let Some((message, resend)) = next else { return false };
         let seq = message.id.seq;
         let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);

@@ -297,13 +297,15 @@ impl Spool {
 
 /// Handing over.
 impl Spool {
-    /// The next message of a lane that may be handed over; it then counts as handed over.
+    /// The next message of a lane that may be handed over, with `safe_too` also one that is on the medium; it then counts as
+    /// handed over.
     pub(crate) fn next(
         &mut self,
         lane: usize,
+        safe_too: bool,
         may_send: impl Fn(&Message) -> bool,
     ) -> Option<(Arc<Message>, bool)> {
-        let entry = self.lanes.get_mut(lane)?.next(|entry| may_send(&entry.message))?;
+        let entry = self.lanes.get_mut(lane)?.next(safe_too, |entry| may_send(&entry.message))?;
         entry.state = State::Out;
         let resend = entry.resend && !self.planted.is(Mutant::ResendUnmarked);
         Some((Arc::clone(&entry.message), resend))
