@@ -115,9 +115,11 @@ impl Delivery {
         self.upstreams.get(usize::from(id.0)).is_some_and(|u| u.up && !u.blocked && !u.resetting)
     }
 
-    /// Ready, and its window has room.
-    pub(crate) fn has_room(&self, id: UpstreamId) -> bool {
-        self.is_ready(id) && self.upstreams.get(usize::from(id.0)).is_some_and(|u| u.flights.len() < u.window)
+    /// Ready, and its window has room. `sparing`: only a small part of the window counts.
+    pub(crate) fn has_room(&self, id: UpstreamId, sparing: bool) -> bool {
+        let part = if sparing { SPARED_PART } else { 1 };
+        let upstream = self.upstreams.get(usize::from(id.0));
+        self.is_ready(id) && upstream.is_some_and(|u| u.flights.len() < u.window.div_ceil(part))
     }
 
     pub(crate) fn up(&mut self, id: UpstreamId) {
