@@ -31,6 +31,23 @@ impl Inbox {
         self.0.send(input).await.map_err(|_| DriverGone)
     }
 
+    /// Reports facts that came together, in their order, so that the driver takes them in one round where it can; waits
+    /// while the inbox is full.
+    ///
+    /// # Errors
+    /// [`DriverGone`] when nobody will read them.
+    pub async fn send_all(&self, inputs: Vec<Input>) -> Result<(), DriverGone> {
+        let mut inputs = inputs.into_iter();
+        while inputs.len() > 0 {
+            let room = inputs.len().min(INBOX_INPUTS);
+            let permits = self.0.reserve_many(room).await.map_err(|_| DriverGone)?;
+            for (permit, input) in permits.zip(inputs.by_ref()) {
+                permit.send(input);
+            }
+        }
+        Ok(())
+    }
+
     /// Reports a fact from a thread of its own, and blocks while the inbox is full.
     ///
     /// # Errors

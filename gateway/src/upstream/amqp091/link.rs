@@ -32,7 +32,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use tidegate_engine::event::{Input, Outcome, Publication};
-use tidegate_engine::id::{GatewayId, UpstreamId};
+use tidegate_engine::id::{GatewayId, Tag, UpstreamId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
@@ -67,6 +67,12 @@ impl Report<'_> {
     async fn settled(&self, publication: &Publication, outcome: Outcome) -> Result<(), End> {
         let input = Input::Settled { upstream: self.upstream, tag: publication.tag, outcome };
         self.inbox.send(input).await.map_err(|DriverGone| End::Stopped)
+    }
+
+    async fn settled_all(&self, settled: impl Iterator<Item = (Tag, Outcome)>) -> Result<(), End> {
+        let upstream = self.upstream;
+        let inputs = settled.map(|(tag, outcome)| Input::Settled { upstream, tag, outcome }).collect();
+        self.inbox.send_all(inputs).await.map_err(|DriverGone| End::Stopped)
     }
 
     async fn blocked(&self, blocked: bool) -> Result<(), End> {
@@ -257,10 +263,10 @@ impl<'a> Session<'a> {
         }
         if self.returned.is_empty() {
             self.alone = self.alone && !self.flights.is_empty();
-            for held in std::mem::take(&mut self.held) {
-                let outcome = if held.acked { Outcome::Confirmed } else { Outcome::Nacked };
-                self.report.settled(&held.publication, outcome).await?;
-            }
+            let settled = self.held.drain(..).map(|held| {
+                (held.publication.tag, if held.acked { Outcome::Confirmed } else { Outcome::Nacked })
+            });
+            self.report.settled_all(settled).await?;
         } else if self.flights.is_empty() {
             self.alone = false;
             for held in std::mem::take(&mut self.held) {
