@@ -164,14 +164,13 @@ fn publish(version: Version) -> impl Strategy<Value = Publish<'static>> {
 }
 
 fn subscription(version: Version) -> impl Strategy<Value = Subscription<'static>> {
-    (filter(), qos(), any::<bool>(), any::<bool>(), 0..3).prop_map(
+    (filter(), qos(), any::<bool>(), any::<bool>(), 0_usize..3).prop_map(
         move |(filter, qos, no_local, retain_as_published, handling)| {
             if !version.is_v5() {
                 return Subscription::new(filter, qos);
             }
             let retain_handling =
-                [RetainHandling::Send, RetainHandling::SendIfNew, RetainHandling::DoNotSend]
-                    [handling as usize];
+                [RetainHandling::Send, RetainHandling::SendIfNew, RetainHandling::DoNotSend][handling];
             Subscription { filter, qos, no_local, retain_as_published, retain_handling }
         },
     )
