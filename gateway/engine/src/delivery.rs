@@ -122,6 +122,12 @@ impl Delivery {
         self.is_ready(id) && upstream.is_some_and(|u| u.flights.len() < u.window.div_ceil(part))
     }
 
+    /// A quarter of the window is free: a full window is filled again in batches, as each costs several wake-ups of threads
+    /// on the way out and back.
+    pub(crate) fn may_refill(&self, id: UpstreamId) -> bool {
+        self.upstreams.get(usize::from(id.0)).is_some_and(|u| u.flights.len() <= u.window / 4 * 3)
+    }
+
     pub(crate) fn up(&mut self, id: UpstreamId) {
         if let Some(upstream) = self.get(id) {
             upstream.up = true;

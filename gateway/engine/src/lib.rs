@@ -581,6 +581,9 @@ impl Engine {
         let sparing = self.journal.is_behind();
         let lanes_of = std::mem::take(&mut self.lanes_of);
         for (upstream, lanes) in &lanes_of {
+            if !self.delivery.may_refill(*upstream) {
+                continue;
+            }
             for equals in lanes {
                 let mut idle = 0;
                 while idle < equals.len() && self.delivery.has_room(*upstream, false) {
