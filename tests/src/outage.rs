@@ -26,6 +26,9 @@ pub enum Fault {
     Freeze,
 }
 
+/// How long a fleet has to come back.
+const REUNITED_WITHIN: Duration = Duration::from_secs(2);
+
 /// What a campaign showed.
 #[derive(Debug)]
 pub struct Outcome {
@@ -153,6 +156,10 @@ impl Scene {
         let part = plan.messages() / (kills + 1);
         let mut slowest = Duration::ZERO;
         for kill in 1..=kills {
+            // The whole fleet is there again before it may go on: a kill that meets few devices shows little. Devices
+            // that have sent everything stay away.
+            let there = || (fleet.reconnects() >= (kill - 1) * plan.devices).then_some(());
+            let _ = wait_for(REUNITED_WITHIN, there);
             fleet.allow(kill * part + part / 2);
             self.acknowledged(&fleet, (kill - 1) * part + fastrand::usize(1..=part.max(1)));
             self.gateway.kill();
