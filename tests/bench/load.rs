@@ -203,6 +203,9 @@ impl Device {
         // Devices do not all send in the same instant.
         let offset = period.map(|period| period.mul_f64(self.device as f64 / self.load.devices as f64));
         let start = self.elapsed();
+        // The runtime's timer is a millisecond coarse: what is late because of it is the generator's lateness, not the
+        // server's. What is late because the window was full stays the server's.
+        let mut timer_was_late = false;
         while self.acknowledged < self.quota {
             out.clear();
             while self.sent < self.quota && self.sent - self.acknowledged < self.load.window {
@@ -212,7 +215,7 @@ impl Device {
                         if due > self.elapsed() {
                             break;
                         }
-                        due
+                        if timer_was_late { self.elapsed() } else { due }
                     }
                     _ => self.elapsed(),
                 };
@@ -238,12 +241,20 @@ impl Device {
                 }
                 _ => None,
             };
+            let window_is_full = self.sent - self.acknowledged >= self.load.window;
+            timer_was_late = false;
             let read = match next_due.map(|due| due.saturating_sub(self.elapsed())) {
-                Some(Duration::ZERO) => continue,
-                Some(wait) => match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
-                    Ok(read) => read?,
-                    Err(_) => continue,
-                },
+                Some(Duration::ZERO) if !window_is_full => continue,
+                Some(wait) if !window_is_full => {
+                    match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
+                        Ok(read) => read?,
+                        Err(_) => {
+                            timer_was_late = true;
+                            continue;
+                        }
+                    }
+                }
+                Some(_) => stream.read_buf(&mut input).await?,
                 None => stream.read_buf(&mut input).await?,
             };
             if read == 0 {
