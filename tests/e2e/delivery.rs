@@ -83,8 +83,8 @@ fn every_client_brings_its_payload_unaltered_to_the_broker() {
     let received = scene.consumer.take(4 + 4 + 2);
     assert_eq!(received.len(), 10);
     for message in &received {
-        let topic = message.text("topic").unwrap();
-        let device = message.text("device").unwrap();
+        let topic = message.topic();
+        let device = message.device().unwrap();
         if topic.starts_with("sensors/anything") {
             assert!(message.body == bytes[..900], "{topic} by {device} differs");
         } else {

@@ -61,7 +61,7 @@ impl Ledger {
             return;
         };
         if received.body != payload(device, number, self.plan.payload_bytes)
-            || received.text("device") != Some(format!("device-{device}"))
+            || received.device() != Some(format!("device-{device}"))
         {
             self.altered += 1;
         }

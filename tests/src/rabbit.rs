@@ -362,6 +362,18 @@ impl Received {
         }
     }
 
+    /// Who sent it: from the header, or from the message id, `gateway/device/epoch/sequence`.
+    #[must_use]
+    pub fn device(&self) -> Option<String> {
+        self.text("device").or_else(|| Some(self.id.split('/').nth(1)?.to_owned()))
+    }
+
+    /// Its topic: from the header, or from the routing key.
+    #[must_use]
+    pub fn topic(&self) -> String {
+        self.text("topic").unwrap_or_else(|| self.routing_key.replace('.', "/"))
+    }
+
     /// Whether the gateway marked it as possibly sent before.
     #[must_use]
     pub fn resend(&self) -> bool {

@@ -8,8 +8,10 @@
 //! | `app-id`, `delivery-mode` | `tidegate`, 2 (persistent) |
 //! | `content-type`, `reply-to`, `correlation-id` | what the publisher gave; a response topic or correlation data that is no text of at most 255 bytes goes to the headers `mqtt.response-topic` and `mqtt.correlation-data` |
 //!
-//! Headers: `device`, `topic` (long strings), `received` (milliseconds since 1970, long), `clock` (`synchronised` or
-//! `unsynchronised`), `qos` (long); `x-resend` = true when the consumer may have the message already; `mqtt.expiry` (seconds, long),
+//! Headers say only what the properties and the routing key do not: what every message repeats, an uplink that is paid
+//! by the byte pays for, and brokers parse it. Always: `received` (milliseconds since 1970, long). `clock` = `unsynchronised` when that
+//! time is not to be believed; `topic` (long string) when the routing key is not the topic with `.` for `/`; `device` (long string)
+//! when the message id leaves it out; `qos` (long) when it is not 1; `x-resend` = true when the consumer may have the message already; `mqtt.expiry` (seconds, long),
 //! `mqtt.utf8` = true (Payload Format Indicator), `coap.content-format` (long) where given. Each MQTT user property becomes the header
 //! `mqtt.user.NAME`, a long string, or an array of them in their order when the name comes more than once.
 
@@ -18,7 +20,7 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
 use std::collections::BTreeMap;
 use tidegate_engine::event::Publication;
 use tidegate_engine::id::GatewayId;
-use tidegate_engine::message::{Message, Properties};
+use tidegate_engine::message::{Message, Properties, Qos};
 
 /// What properties and headers may take together. They travel in one frame ([`FRAME_BYTES`](super::connect::FRAME_BYTES)), and
 /// brokers keep them in memory even for messages that are on disk.
@@ -37,11 +39,21 @@ const SHORT_STRING_BYTES: usize = 255;
 
 /// The `message-id` of a message: stable through every resend (P4), at most 255 bytes.
 pub(super) fn message_id(gateway: &GatewayId, message: &Message) -> String {
-    let id = crate::upstream::message_id(gateway, message);
+    fitting(crate::upstream::message_id(gateway, message), gateway, message)
+}
+
+/// The id, or the shorter form of one that AMQP cannot carry.
+fn fitting(id: String, gateway: &GatewayId, message: &Message) -> String {
     if id.len() <= SHORT_STRING_BYTES {
         return id;
     }
     format!("{gateway}//{}/{}", message.id.epoch, message.id.seq.0)
+}
+
+/// Whether a routing key is this topic with `.` for `/`, so that the topic can be read from it.
+fn is_topic(routing_key: &str, topic: &str) -> bool {
+    let levels = topic.bytes().map(|byte| if byte == b'/' { b'.' } else { byte });
+    !topic.contains('.') && routing_key.bytes().eq(levels)
 }
 
 /// Wraps a publication up.
@@ -62,16 +74,25 @@ pub(super) fn envelope(
     })?;
     let mut headers = FieldTable::default();
     let mut put = |key, value| put(&mut headers, key, value);
-    put("device", text(message.device.as_str()));
-    put("topic", text(message.topic.as_str()));
     put("received", AMQPValue::LongLongInt(message.received.unix_ms));
-    put("clock", text(if message.received.synchronised { "synchronised" } else { "unsynchronised" }));
-    put("qos", AMQPValue::LongInt(i32::from(message.qos as u8)));
+    if !message.received.synchronised {
+        put("clock", text("unsynchronised"));
+    }
+    if !is_topic(&publication.routing_key, message.topic.as_str()) {
+        put("topic", text(message.topic.as_str()));
+    }
+    if message.qos != Qos::AtLeastOnce {
+        put("qos", AMQPValue::LongInt(i32::from(message.qos as u8)));
+    }
+    let id = crate::upstream::message_id(gateway, message);
+    if id.len() > SHORT_STRING_BYTES {
+        put("device", text(message.device.as_str()));
+    }
     if resend || publication.resend || message.duplicate {
         put("x-resend", AMQPValue::Boolean(true));
     }
 
-    let id = message_id(gateway, message);
+    let id = fitting(id, gateway, message);
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_app_id("tidegate".into())
