@@ -7,6 +7,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 const LOCK: &str = "lock";
 const EPOCH: &str = "epoch";
@@ -20,6 +22,11 @@ const DAMAGED: &str = "damaged";
 
 /// How the lock file begins: this, and nothing else, makes a directory ours.
 const MARK: &str = "tidegate";
+
+/// How long a lock is waited for: a process that has been killed, or a child that is just being started and has not
+/// closed what it inherited, holds it for a moment longer.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
 /// A directory that this process has for itself, as long as this lives.
 #[derive(Debug)]
@@ -64,12 +71,16 @@ impl DataDir {
             .mode(0o600)
             .open(&lock_path)
             .map_err(io("write in", path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(OpenError::Busy { path: path.to_path_buf(), pid: holder(&mut lock) });
+        let until = Instant::now() + LOCK_WITHIN;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if Instant::now() < until => thread::sleep(LOCK_AGAIN_AFTER),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(OpenError::Busy { path: path.to_path_buf(), pid: holder(&mut lock) });
+                }
+                Err(TryLockError::Error(error)) => return Err(io("lock", &lock_path)(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(io("lock", &lock_path)(error)),
         }
         // What the last life held back for a full medium is what this start may need; it is taken again at the end of it.
         if let Ok(ballast) = OpenOptions::new().write(true).open(path.join(BALLAST)) {
