@@ -55,7 +55,7 @@ impl Entrance {
         let gate = Arc::new(Gate::default());
         let connection = Connection { conn, writer: Box::pin(writer), gate: Arc::clone(&gate) };
         self.attach.send(connection).await.map_err(|_| DriverGone)?;
-        let peer = Peer { address };
+        let peer = Peer::at(address);
         self.inbox.send(Input::Opened { conn, peer }).await?;
         Ok((conn, gate))
     }

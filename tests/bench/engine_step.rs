@@ -55,7 +55,7 @@ fn engine(durability: Durability) -> Engine {
     engine.handle(now, Input::UpstreamUp { upstream: UPSTREAM });
     for number in 0..DEVICES {
         let conn = ConnId(number);
-        engine.handle(now, Input::Opened { conn, peer: Peer { address: "127.0.0.1:1".parse().unwrap() } });
+        engine.handle(now, Input::Opened { conn, peer: Peer::at("127.0.0.1:1".parse().unwrap()) });
         let connect = Connect {
             version: Version::V3_1_1,
             clean_start: true,

@@ -58,7 +58,7 @@ fn server(clients: u64, filter: &str) -> Mqtt {
     let mut mqtt = Mqtt::new(&setup, Planted::default(), &[], Now::default());
     for number in 0..clients {
         let conn = ConnId(number);
-        mqtt.opened(Now::default(), conn, Peer { address: "127.0.0.1:1".parse().unwrap() });
+        mqtt.opened(Now::default(), conn, Peer::at("127.0.0.1:1".parse().unwrap()));
         let connect = Connect {
             version: Version::V5,
             clean_start: true,

@@ -211,7 +211,7 @@ impl World {
             forgotten: false,
         };
         self.connections.insert(conn, connection);
-        let peer = Peer { address: SocketAddr::new(address(device), 1_024 + (conn & 0x7fff) as u16) };
+        let peer = Peer::at(SocketAddr::new(address(device), 1_024 + (conn & 0x7fff) as u16));
         self.report(Input::Opened { conn: ConnId(conn), peer });
         if let Some(port) = self.ports.get_mut(device) {
             port.conn = Some(conn);

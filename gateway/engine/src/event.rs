@@ -113,10 +113,30 @@ pub struct LaneState {
 // ---------------------------------------------------------------------------------------------- inputs
 
 /// How a stream connection came in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// The other end.
+    /// The other end; behind a load balancer that the operator trusts, the device and not the load balancer.
     pub address: SocketAddr,
+    /// The certificate that the peer proved to own in mutual TLS; verified, and not revoked as far as is known.
+    pub certificate: Option<Arc<Certificate>>,
+}
+
+impl Peer {
+    /// A peer of which nothing is known but where it is.
+    #[must_use]
+    pub const fn at(address: SocketAddr) -> Self {
+        Self { address, certificate: None }
+    }
+}
+
+/// Whom a verified client certificate names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The subject's common name, or without one the first DNS name or URI of the subject's alternative names
+    /// (RFC 5280, 4.1.2.6 and 4.2.1.6). Not empty, and free of control characters.
+    pub name: String,
+    /// SHA-256 of the whole certificate (DER), as `openssl x509 -fingerprint -sha256` shows it.
+    pub fingerprint: [u8; 32],
 }
 
 /// Where a datagram came from and where its answer goes.

@@ -93,7 +93,7 @@ impl Bench {
     /// Bytes on the one MQTT connection, which the first call opens.
     fn mqtt(&mut self, bytes: &[u8]) -> Vec<Output> {
         let conn = ConnId(1);
-        let peer = Peer { address: "127.0.0.1:9999".parse().unwrap() };
+        let peer = Peer::at("127.0.0.1:9999".parse().unwrap());
         let mut outputs = Vec::new();
         if self.engine.stats().mqtt.peers == 0 {
             outputs.extend(self.on(Input::Opened { conn, peer }));

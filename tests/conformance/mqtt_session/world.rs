@@ -191,7 +191,7 @@ impl World {
     pub(crate) fn open_from(&mut self, address: &str) -> ConnId {
         self.last_conn += 1;
         let conn = ConnId(self.last_conn);
-        self.mqtt.opened(self.now, conn, Peer { address: address.parse().unwrap() });
+        self.mqtt.opened(self.now, conn, Peer::at(address.parse().unwrap()));
         self.settle();
         conn
     }

@@ -380,7 +380,7 @@ impl Mqtt {
         let unwelcome: Vec<ConnId> = self
             .connections
             .iter()
-            .filter(|(_, connection)| connection.link().is_some() && !self.shared.allows(connection.peer))
+            .filter(|(_, connection)| connection.link().is_some() && !self.shared.allows(&connection.peer))
             .map(|(id, _)| *id)
             .collect();
         for id in unwelcome {

@@ -77,7 +77,8 @@ impl Mqtt {
         if connect.properties.contains(AUTH_METHOD) {
             return Err((ReasonCode::BAD_AUTHENTICATION_METHOD, "enhanced authentication is not supported"));
         }
-        let allowed = self.connections.get(&id).is_some_and(|connection| self.shared.allows(connection.peer));
+        let allowed =
+            self.connections.get(&id).is_some_and(|connection| self.shared.allows(&connection.peer));
         if !allowed {
             // The same answer whatever was wrong: it tells nothing to who guesses.
             return Err((ReasonCode::NOT_AUTHORIZED, "this peer may not connect without credentials"));
@@ -221,7 +222,7 @@ const AUTH_METHOD: u8 = 0x15;
 
 impl Shared {
     /// Whether this peer may come without credentials.
-    pub(super) fn allows(&self, peer: Peer) -> bool {
+    pub(super) fn allows(&self, peer: &Peer) -> bool {
         match self.anonymous {
             Anonymous::Never => false,
             Anonymous::Loopback => peer.address.ip().to_canonical().is_loopback(),
