@@ -5,6 +5,7 @@
 pub mod fleet;
 pub mod gateway;
 pub mod ledger;
+pub mod mqtt;
 pub mod outage;
 pub mod ports;
 pub mod publications;

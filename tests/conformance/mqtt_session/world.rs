@@ -12,12 +12,12 @@ use tidegate_engine::mutant::{Mutant, Planted};
 use tidegate_engine::session::mqtt::Mqtt;
 use tidegate_engine::session::{Incoming, Receipt, Request};
 use tidegate_engine::time::{Duration, Now, Stamp};
+use tidegate_tests::mqtt::words;
+pub(crate) use tidegate_tests::mqtt::{ALL_VERSIONS, Client, Hello, encode, message, welcome, will};
 use tidegate_wire::mqtt::{
-    self, Connect, Disconnect, Filters, Packet, PacketId, Properties, Property, Publish, Qos, ReasonCode,
-    Subscribe, Subscription, Subscriptions, Unsubscribe, Version, Will,
+    self, Disconnect, Filters, Packet, PacketId, Properties, Property, Publish, Qos, ReasonCode, Subscribe,
+    Subscription, Subscriptions, Unsubscribe,
 };
-
-pub(crate) const ALL_VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
 
 pub(crate) fn setup() -> Setup {
     Setup {
@@ -28,84 +28,6 @@ pub(crate) fn setup() -> Setup {
         anonymous: Anonymous::Loopback,
         upstreams: Vec::new(),
         routes: Vec::new(),
-    }
-}
-
-/// One end of a connection, as its client knows it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Client {
-    pub(crate) conn: ConnId,
-    pub(crate) version: Version,
-}
-
-/// What a client says in its CONNECT.
-#[derive(Clone)]
-pub(crate) struct Hello<'a> {
-    pub(crate) version: Version,
-    pub(crate) id: &'a str,
-    pub(crate) clean: bool,
-    pub(crate) keep_alive: u16,
-    pub(crate) properties: Vec<Property<'a>>,
-    pub(crate) will: Option<Will<'a>>,
-    pub(crate) username: Option<&'a str>,
-}
-
-impl<'a> Hello<'a> {
-    pub(crate) fn new(version: Version, id: &'a str) -> Self {
-        Self { version, id, clean: true, keep_alive: 60, properties: Vec::new(), will: None, username: None }
-    }
-
-    /// A session that lasts: an hour in MQTT 5, without clean session before.
-    pub(crate) fn lasting(version: Version, id: &'a str) -> Self {
-        let properties = if version.is_v5() { vec![Property::SessionExpiry(3_600)] } else { Vec::new() };
-        Self { clean: false, properties, ..Self::new(version, id) }
-    }
-
-    pub(crate) fn with(mut self, property: Property<'a>) -> Self {
-        self.properties.push(property);
-        self
-    }
-
-    pub(crate) fn bytes(&self) -> Vec<u8> {
-        let connect = Connect {
-            version: self.version,
-            clean_start: self.clean,
-            keep_alive: self.keep_alive,
-            properties: Properties::new(&self.properties),
-            client_id: self.id,
-            will: self.will,
-            username: self.username,
-            password: None,
-        };
-        encode(self.version, &Packet::Connect(connect))
-    }
-}
-
-pub(crate) fn will<'a>(topic: &'a str, properties: &'a [Property<'a>]) -> Will<'a> {
-    Will {
-        topic,
-        payload: b"gone",
-        qos: Qos::AtLeastOnce,
-        retain: false,
-        properties: Properties::new(properties),
-    }
-}
-
-pub(crate) fn encode(version: Version, packet: &Packet<'_>) -> Vec<u8> {
-    let mut bytes = vec![0; mqtt::encoded_len(version, packet).unwrap()];
-    mqtt::encode(version, packet, &mut bytes).unwrap();
-    bytes
-}
-
-pub(crate) fn message<'a>(topic: &'a str, qos: Qos, id: u16) -> Publish<'a> {
-    Publish {
-        dup: false,
-        qos,
-        retain: false,
-        topic,
-        packet_id: PacketId::new(id),
-        properties: Properties::EMPTY,
-        payload: b"21.5",
     }
 }
 
@@ -424,37 +346,5 @@ impl World {
             assert!(self.mqtt.timeout().is_none_or(|next| next > self.now.instant), "what is due is done");
         }
         self.now.instant = end;
-    }
-}
-
-/// The CONNACK that accepts; MQTT 3.1 cannot say that a session is present.
-pub(crate) fn welcome(version: Version, present: bool) -> &'static str {
-    if present && version > Version::V3_1 { "CONNACK present" } else { "CONNACK" }
-}
-
-/// A packet in short words.
-fn words(version: Version, frame: &[u8]) -> String {
-    let code =
-        |reason: ReasonCode| if reason.0 == 0 { String::new() } else { format!(" 0x{:02X}", reason.0) };
-    match mqtt::decode(version, frame).unwrap() {
-        Packet::ConnAck(ack) => {
-            format!("CONNACK{}{}", if ack.session_present { " present" } else { "" }, code(ack.reason))
-        }
-        Packet::Publish(publish) => format!(
-            "PUBLISH {}{}{} {} {}",
-            publish.packet_id.map_or("-".to_owned(), |id| format!("{}:{id}", publish.qos as u8)),
-            if publish.dup { " dup" } else { "" },
-            if publish.retain { " retain" } else { "" },
-            publish.topic,
-            String::from_utf8_lossy(publish.payload),
-        ),
-        Packet::PubAck(ack) => format!("PUBACK {}{}", ack.packet_id, code(ack.reason)),
-        Packet::PubRec(ack) => format!("PUBREC {}{}", ack.packet_id, code(ack.reason)),
-        Packet::PubRel(ack) => format!("PUBREL {}{}", ack.packet_id, code(ack.reason)),
-        Packet::PubComp(ack) => format!("PUBCOMP {}{}", ack.packet_id, code(ack.reason)),
-        Packet::SubAck(ack) => format!("SUBACK {} {:?}", ack.packet_id, ack.codes),
-        Packet::UnsubAck(ack) => format!("UNSUBACK {} {:?}", ack.packet_id, ack.codes),
-        Packet::Disconnect(disconnect) => format!("DISCONNECT{}", code(disconnect.reason)),
-        other => other.kind().name().to_owned(),
     }
 }
