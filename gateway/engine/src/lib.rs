@@ -3,10 +3,11 @@
 //! of its own: the same inputs give the same outputs, which is what the simulation in `tests/` rests on.
 //!
 //! The parts do not know one another; this file passes values between them: `session` speaks the devices' protocols,
-//! `router` finds a message's routes, `spool` decides where a message is safe and keeps the lanes in order, `delivery` keeps
-//! the upstreams' windows, `journal` gathers commits, `receipts` remembers who waits for what.
+//! `router` finds a message's routes, `spool` decides where a message is safe and gives each route its `lane`, which keeps
+//! the order, `delivery` keeps the upstreams' windows, `journal` gathers commits, `receipts` remembers who waits for what.
 
 mod delivery;
+pub mod encoding;
 pub mod event;
 pub mod id;
 mod journal;

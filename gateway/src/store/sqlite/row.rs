@@ -1,11 +1,12 @@
-//! A message as a row and back: the key, the columns, the checksum over all of them, and the encoding of properties.
+//! A message as a row and back: the key, the columns and the checksum over all of them.
 //! It runs no statement.
 
 use bytes::Bytes;
 use rusqlite::types::ValueRef;
 use rusqlite::{Row, Statement};
+use tidegate_engine::encoding::{decode_properties, encode_properties};
 use tidegate_engine::id::{DeviceId, LaneId, MessageId, Seq};
-use tidegate_engine::message::{Message, Properties, Qos, Source};
+use tidegate_engine::message::{Message, Qos, Source};
 use tidegate_engine::time::Stamp;
 use tidegate_engine::topic::Topic;
 
@@ -216,123 +217,9 @@ pub(super) fn record_checksum(kind: i64, key: &[u8], value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-// Properties: a version byte, then fields of (tag, length as u32 little-endian, content), each at most once but USER.
-const PROPERTIES_VERSION: u8 = 1;
-const UTF8_PAYLOAD: u8 = 1;
-const CONTENT_TYPE: u8 = 2;
-const CONTENT_FORMAT: u8 = 3;
-const RESPONSE_TOPIC: u8 = 4;
-const CORRELATION_DATA: u8 = 5;
-const EXPIRY_SECONDS: u8 = 6;
-const USER: u8 = 7;
-
-fn encode_properties(properties: &Properties) -> Vec<u8> {
-    // Taken apart in full, so that a property that is added later cannot be forgotten here.
-    let Properties {
-        utf8_payload,
-        content_type,
-        content_format,
-        response_topic,
-        correlation_data,
-        expiry_seconds,
-        user,
-    } = properties;
-    let mut out = vec![PROPERTIES_VERSION];
-    let mut field = |tag: u8, parts: &[&[u8]]| {
-        let len: usize = parts.iter().map(|p| p.len()).sum();
-        out.push(tag);
-        // Properties come from packets of at most 256 MiB (MQTT 5.0, 2.1.4).
-        out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
-        parts.iter().for_each(|p| out.extend_from_slice(p));
-    };
-    if *utf8_payload {
-        field(UTF8_PAYLOAD, &[]);
-    }
-    if let Some(text) = content_type {
-        field(CONTENT_TYPE, &[text.as_bytes()]);
-    }
-    if let Some(number) = content_format {
-        field(CONTENT_FORMAT, &[&number.to_le_bytes()]);
-    }
-    if let Some(text) = response_topic {
-        field(RESPONSE_TOPIC, &[text.as_bytes()]);
-    }
-    if let Some(data) = correlation_data {
-        field(CORRELATION_DATA, &[data]);
-    }
-    if let Some(seconds) = expiry_seconds {
-        field(EXPIRY_SECONDS, &[&seconds.to_le_bytes()]);
-    }
-    for (name, value) in user {
-        let name_len = u32::try_from(name.len()).unwrap_or(u32::MAX).to_le_bytes();
-        field(USER, &[&name_len, name.as_bytes(), value.as_bytes()]);
-    }
-    out
-}
-
-fn decode_properties(encoded: &[u8]) -> Option<Properties> {
-    fn text(content: &[u8]) -> Option<String> {
-        Some(std::str::from_utf8(content).ok()?.to_owned())
-    }
-    fn with_length(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-        let (len, rest) = bytes.split_first_chunk::<4>()?;
-        rest.split_at_checked(usize::try_from(u32::from_le_bytes(*len)).ok()?)
-    }
-    let (&PROPERTIES_VERSION, mut rest) = encoded.split_first()? else { return None };
-    let mut properties = Properties::default();
-    while let Some((&tag, tail)) = rest.split_first() {
-        let (content, tail) = with_length(tail)?;
-        rest = tail;
-        match tag {
-            UTF8_PAYLOAD => properties.utf8_payload = true,
-            CONTENT_TYPE => properties.content_type = Some(text(content)?),
-            CONTENT_FORMAT => properties.content_format = Some(u16::from_le_bytes(content.try_into().ok()?)),
-            RESPONSE_TOPIC => properties.response_topic = Some(text(content)?),
-            CORRELATION_DATA => properties.correlation_data = Some(Bytes::copy_from_slice(content)),
-            EXPIRY_SECONDS => properties.expiry_seconds = Some(u32::from_le_bytes(content.try_into().ok()?)),
-            USER => {
-                let (name, value) = with_length(content)?;
-                properties.user.push((text(name)?, text(value)?));
-            }
-            _ => return None,
-        }
-    }
-    Some(properties)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Bytes, LaneId, Properties, Seq, decode_properties, encode_properties, key, lane_of, seq_of};
-
-    #[test]
-    fn every_property_comes_back_as_it_was() {
-        let all = Properties {
-            utf8_payload: true,
-            content_type: Some("text/plain".into()),
-            content_format: Some(65_000),
-            response_topic: Some("answers/here".into()),
-            correlation_data: Some(Bytes::from_static(&[0, 255, 7])),
-            expiry_seconds: Some(u32::MAX),
-            user: vec![("a".into(), "1".into()), ("a".into(), String::new()), (String::new(), "ü".into())],
-        };
-        for properties in [all, Properties::default()] {
-            assert_eq!(decode_properties(&encode_properties(&properties)), Some(properties));
-        }
-    }
-
-    #[test]
-    fn cut_properties_are_refused_without_a_panic() {
-        let encoded = encode_properties(&Properties {
-            content_type: Some("text/plain".into()),
-            user: vec![("name".into(), "value".into())],
-            ..Properties::default()
-        });
-        // Cut between two fields it is still well formed; the row's checksum is what notices that.
-        let whole = (1..encoded.len()).filter(|&n| decode_properties(&encoded[..n]).is_some()).count();
-        assert_eq!(whole, 2);
-        assert_eq!(decode_properties(&[]), None);
-        assert_eq!(decode_properties(&[9]), None);
-    }
+    use super::{LaneId, Seq, key, lane_of, seq_of};
 
     #[test]
     fn keys_keep_lanes_apart_and_in_order() {
