@@ -3,15 +3,12 @@
 
 use crate::consumer::Queue;
 use crate::load::{Load, Protocol};
+use crate::mosquitto::Mosquitto;
 use crate::run::{Report, measure};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 use tidegate_tests::gateway::Gateway;
-use tidegate_tests::ports::free_port;
 use tidegate_tests::rabbit::{self, Rabbit};
-use tidegate_tests::wait::wait_for;
 
 /// Tidegate beside its peers.
 #[derive(Clone, Debug, clap::Args)]
@@ -86,7 +83,7 @@ const CASES: [Case; 6] = [
 enum Server {
     Gateway { name: &'static str, gateway: Box<Gateway>, queue: &'static str, exchange: &'static str },
     Plugin,
-    Mosquitto { address: SocketAddr, child: Child },
+    Mosquitto(Mosquitto),
 }
 
 impl Server {
@@ -94,7 +91,7 @@ impl Server {
         match self {
             Self::Gateway { name, .. } => name,
             Self::Plugin => "RabbitMQ's MQTT plug-in",
-            Self::Mosquitto { .. } => "Mosquitto alone",
+            Self::Mosquitto(_) => "Mosquitto alone",
         }
     }
 
@@ -106,7 +103,7 @@ impl Server {
             }
             _ if case.protocol == Protocol::Coap => return Ok(None),
             Self::Plugin => (local(rabbit.mqtt_port), Some(("plugin", "amq.topic")), 0),
-            Self::Mosquitto { address, child } => (*address, None, child.id()),
+            Self::Mosquitto(server) => (server.address, None, server.pid()),
         };
         let load = Load {
             target,
@@ -131,15 +128,6 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        if let Self::Mosquitto { child, .. } = self {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
 fn local(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
@@ -160,27 +148,6 @@ fn gateway(rabbit: &Rabbit, durability: &str, exchange: &str) -> Box<Gateway> {
     gateway
 }
 
-fn mosquitto() -> io::Result<Server> {
-    let address = local(free_port());
-    let folder = std::env::temp_dir();
-    let config = folder.join(format!("tidegate-bench-mosquitto-{}.conf", address.port()));
-    std::fs::write(
-        &config,
-        format!("listener {} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n", address.port()),
-    )?;
-    let child = Command::new("mosquitto")
-        .arg("-c")
-        .arg(&config)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(|error| io::Error::other(format!("mosquitto: {error}; install Debian's package")))?;
-    let up = wait_for(Duration::from_secs(10), || std::net::TcpStream::connect(address).ok());
-    let _ = std::fs::remove_file(config);
-    let server = Server::Mosquitto { address, child };
-    up.map(|_| server).ok_or_else(|| io::Error::other("mosquitto does not listen"))
-}
-
 impl Compare {
     pub(crate) fn run(&self) -> io::Result<()> {
         let rabbit = Rabbit::start(&rabbit::Setup { plugins: vec!["rabbitmq_mqtt"], config: String::new() });
@@ -198,7 +165,7 @@ impl Compare {
                 exchange: "disk",
             },
             Server::Plugin,
-            mosquitto()?,
+            Server::Mosquitto(Mosquitto::start()?),
         ];
         for case in CASES.into_iter().filter(|case| case.name.contains(&self.case)) {
             let messages = if self.short { case.messages / 10 } else { case.messages };

@@ -174,26 +174,9 @@ impl Device {
 
     async fn mqtt(&mut self, ready: &tokio::sync::Barrier) -> io::Result<()> {
         let id = format!("bench-{}", self.device);
-        let mut buffer = vec![0; 1_024];
-        let mut stream = TcpStream::connect(self.load.target).await?;
-        stream.set_nodelay(true)?;
-        let connect = Packet::Connect(Connect {
-            version: Version::V3_1_1,
-            clean_start: true,
-            keep_alive: 0,
-            properties: Properties::EMPTY,
-            client_id: &id,
-            will: None,
-            username: self.load.username.as_deref(),
-            password: self.load.password.as_deref().map(str::as_bytes),
-        });
-        let size = mqtt::encode(Version::V3_1_1, &connect, &mut buffer).map_err(encode_error)?;
-        stream.write_all(&buffer[..size]).await?;
-        let mut connack = [0; 4];
-        stream.read_exact(&mut connack).await?;
-        if connack[3] != 0 {
-            return Err(io::Error::other(format!("CONNACK says {}", connack[3])));
-        }
+        let login = (self.load.username.as_deref(), self.load.password.as_deref());
+        let stream = TcpStream::connect(self.load.target).await?;
+        let mut stream = greet(stream, &id, login, 0).await?;
         ready.wait().await;
         let topic = self.topic();
         let mut out = Vec::with_capacity(64 << 10);
@@ -324,17 +307,46 @@ impl Device {
     }
 }
 
-fn encode_error(error: mqtt::EncodeError) -> io::Error {
+/// Becomes a client of the server at the other end: MQTT 3.1.1, a clean session.
+pub(crate) async fn greet(
+    mut stream: TcpStream,
+    client_id: &str,
+    (username, password): (Option<&str>, Option<&str>),
+    keep_alive_s: u16,
+) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
+    let connect = Packet::Connect(Connect {
+        version: Version::V3_1_1,
+        clean_start: true,
+        keep_alive: keep_alive_s,
+        properties: Properties::EMPTY,
+        client_id,
+        will: None,
+        username,
+        password: password.map(str::as_bytes),
+    });
+    let mut buffer = vec![0; 1_024];
+    let size = mqtt::encode(Version::V3_1_1, &connect, &mut buffer).map_err(encode_error)?;
+    stream.write_all(&buffer[..size]).await?;
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack).await?;
+    if connack[3] != 0 {
+        return Err(io::Error::other(format!("CONNACK says {}", connack[3])));
+    }
+    Ok(stream)
+}
+
+pub(crate) fn encode_error(error: mqtt::EncodeError) -> io::Error {
     io::Error::other(format!("{error:?}"))
 }
 
 /// Packet ids 1 to 65,535, over and over.
-fn packet_id(number: usize) -> Option<PacketId> {
+pub(crate) fn packet_id(number: usize) -> Option<PacketId> {
     PacketId::new(u16::try_from(number % 65_535 + 1).unwrap_or(1))
 }
 
 /// The message under way that has this packet id.
-fn number_of(id: u16, acknowledged: usize, sent: usize) -> Option<usize> {
+pub(crate) fn number_of(id: u16, acknowledged: usize, sent: usize) -> Option<usize> {
     let residue = usize::from(id).checked_sub(1)?;
     let base = sent - sent % 65_535;
     [base.checked_add(residue), base.checked_sub(65_535).map(|base| base + residue)]

@@ -6,8 +6,12 @@
 mod backlog;
 mod compare;
 mod consumer;
+mod idle;
 mod ledger;
 mod load;
+mod local;
+mod mosquitto;
+mod pairs;
 mod process;
 mod run;
 
@@ -31,6 +35,10 @@ enum Command {
     Compare(compare::Compare),
     /// A million messages wait: memory, and the time until a killed gateway listens again.
     Backlog(backlog::Backlog),
+    /// From local publishers to local subscribers, beside Mosquitto.
+    Local(local::Local),
+    /// The memory of idle connections, beside Mosquitto.
+    Idle(idle::Idle),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +52,8 @@ fn main() -> ExitCode {
         }),
         Command::Compare(compare) => compare.run(),
         Command::Backlog(backlog) => backlog.run(),
+        Command::Local(local) => local.run(),
+        Command::Idle(idle) => idle.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

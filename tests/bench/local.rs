@@ -1,0 +1,225 @@
+//! Local publish-to-subscriber traffic, Tidegate and Mosquitto in turn, case by case and round by round. Ratios are what
+//! counts, the processor time of a delivered message first: it hardly depends on what else the machine does.
+
+use crate::load::greet;
+use crate::mosquitto::Mosquitto;
+use crate::pairs::{Pairs, subscribe};
+use crate::process;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tidegate_tests::gateway::Gateway;
+use tidegate_wire::mqtt::Qos;
+use tokio::net::TcpStream;
+
+/// What has not arrived after so long is lost.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Filters that one session subscribes to, and that one SUBSCRIBE carries.
+const FILTERS_PER_SESSION: usize = 50;
+
+/// Local traffic beside Mosquitto.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Local {
+    /// Rounds; each runs both servers once in every case.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// A tenth of the messages: to see that it works.
+    #[arg(long)]
+    short: bool,
+    /// Only the cases whose name contains this.
+    #[arg(long, default_value = "")]
+    case: String,
+    /// Filters of other sessions that stand in the way in the last case.
+    #[arg(long, default_value_t = 100_000)]
+    filters: usize,
+}
+
+struct Case {
+    name: &'static str,
+    publishers: usize,
+    subscribers: usize,
+    qos: Qos,
+    window: usize,
+    messages: usize,
+    /// Whether other sessions hold many filters meanwhile.
+    filters: bool,
+}
+
+const fn pairs(name: &'static str, publishers: usize, qos: Qos, window: usize, messages: usize) -> Case {
+    Case { name, publishers, subscribers: 1, qos, window, messages, filters: false }
+}
+
+const CASES: [Case; 10] = [
+    pairs("QoS 0, 1 pair", 1, Qos::AtMostOnce, 20, 100_000),
+    pairs("QoS 0, 100 pairs", 100, Qos::AtMostOnce, 10, 200_000),
+    pairs("QoS 0, 1,000 pairs", 1_000, Qos::AtMostOnce, 2, 200_000),
+    pairs("QoS 1, 1 pair, window 1", 1, Qos::AtLeastOnce, 1, 20_000),
+    pairs("QoS 1, 1 pair", 1, Qos::AtLeastOnce, 20, 100_000),
+    pairs("QoS 1, 100 pairs", 100, Qos::AtLeastOnce, 10, 200_000),
+    pairs("QoS 1, 1,000 pairs", 1_000, Qos::AtLeastOnce, 2, 200_000),
+    Case {
+        name: "QoS 0, 1 to 100",
+        publishers: 1,
+        subscribers: 100,
+        qos: Qos::AtMostOnce,
+        window: 10,
+        messages: 5_000,
+        filters: false,
+    },
+    Case {
+        name: "QoS 1, 1 to 100",
+        publishers: 1,
+        subscribers: 100,
+        qos: Qos::AtLeastOnce,
+        window: 10,
+        messages: 5_000,
+        filters: false,
+    },
+    Case { filters: true, ..pairs("QoS 1, 100 pairs, many filters", 100, Qos::AtLeastOnce, 10, 200_000) },
+];
+
+/// What one run showed.
+#[derive(Clone, Debug, Default)]
+struct Report {
+    delivered_rate: f64,
+    lost: usize,
+    cpu_us: f64,
+    latency_ms: [f64; 3],
+}
+
+/// A server of the comparison.
+pub(crate) struct Server {
+    pub(crate) name: &'static str,
+    pub(crate) address: SocketAddr,
+    pub(crate) pid: u32,
+}
+
+/// The processes behind the servers; they end with it.
+pub(crate) struct Running {
+    _gateway: Gateway,
+    _mosquitto: Mosquitto,
+}
+
+/// Starts both. What has no route is acknowledged and delivered locally: nothing of it is written.
+pub(crate) fn servers() -> io::Result<([Server; 2], Running)> {
+    let gateway = Gateway::start(
+        "[limits]\nconnections = 16384\nconnections_unauthenticated = 16384\nsessions = 16384\n\
+         [[route]]\ntopic = \"upstream/#\"\n",
+    );
+    let mosquitto = Mosquitto::start()?;
+    let servers = [
+        Server { name: "Tidegate", address: gateway.mqtt, pid: gateway.pid() },
+        Server { name: "Mosquitto", address: mosquitto.address, pid: mosquitto.pid() },
+    ];
+    Ok((servers, Running { _gateway: gateway, _mosquitto: mosquitto }))
+}
+
+impl Local {
+    pub(crate) fn run(&self) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (servers, _running) = servers()?;
+        for case in CASES.iter().filter(|case| case.name.contains(&self.case)) {
+            let messages = if self.short { case.messages / 10 } else { case.messages };
+            println!(
+                "\n{} ({messages} messages, 128 bytes, window {}, {} rounds: medians)",
+                case.name, case.window, self.rounds
+            );
+            println!("{:<10} delivered/s   lost   CPU µs each   p50 ms   p99 ms", "");
+            let mut in_the_way = Vec::new();
+            if case.filters {
+                for server in &servers {
+                    in_the_way.push(runtime.block_on(hold_filters(server.address, self.filters))?);
+                }
+            }
+            let mut reports = [Vec::new(), Vec::new()];
+            for _ in 0..self.rounds {
+                for (server, reports) in servers.iter().zip(&mut reports) {
+                    reports.push(runtime.block_on(measure(server, case, messages))?);
+                }
+            }
+            let [own, peer] = reports.map(|reports| median(&reports));
+            for (server, report) in servers.iter().zip([&own, &peer]) {
+                println!(
+                    "{:<10} {:>11.0}   {:>4}   {:>11.2}   {:>6.2}   {:>6.2}",
+                    server.name,
+                    report.delivered_rate,
+                    report.lost,
+                    report.cpu_us,
+                    report.latency_ms[0],
+                    report.latency_ms[1]
+                );
+            }
+            println!(
+                "Tidegate: {:.2} × Mosquitto's throughput, {:.2} × its processor time",
+                own.delivered_rate / peer.delivered_rate,
+                own.cpu_us / peer.cpu_us
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn measure(server: &Server, case: &Case, messages: usize) -> io::Result<Report> {
+    let pairs = Pairs {
+        target: server.address,
+        publishers: case.publishers,
+        subscribers: case.subscribers,
+        qos: case.qos,
+        window: case.window,
+        messages,
+        payload_bytes: 128,
+        limit: LIMIT,
+    };
+    let connected = pairs.connect().await?;
+    let before = process::cpu(&[server.pid]);
+    let (mut seen, open) = connected.run().await?;
+    let cpu = process::cpu(&[server.pid]).saturating_sub(before);
+    drop(open);
+    Ok(Report {
+        delivered_rate: seen.delivered as f64 / seen.elapsed.as_secs_f64().max(1e-9),
+        lost: seen.lost,
+        cpu_us: cpu.as_secs_f64() * 1e6 / seen.delivered.max(1) as f64,
+        latency_ms: seen.latencies.summary(),
+    })
+}
+
+/// Sessions that subscribe to `count` filters in all, none of which matches what is published.
+async fn hold_filters(target: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
+    let mut held = Vec::new();
+    let mut from = 0;
+    while from < count {
+        let to = count.min(from + FILTERS_PER_SESSION);
+        // Of all shapes: most end in a level of their own, some in a wildcard, some begin with one.
+        let filters: Vec<String> = (from..to)
+            .map(|n| match n % 10 {
+                0 => format!("site/{}/machine/{n}/#", n % 100),
+                1 => format!("site/{}/+/{n}/value", n % 100),
+                2 => format!("+/{n}/alarm"),
+                _ => format!("site/{}/machine/{n}/value", n % 100),
+            })
+            .collect();
+        let stream = TcpStream::connect(target).await?;
+        let mut stream = greet(stream, &format!("filters-{from}"), (None, None), 0).await?;
+        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+        subscribe(&mut stream, &filters, Qos::AtMostOnce).await?;
+        held.push(stream);
+        from = to;
+    }
+    Ok(held)
+}
+
+/// Each figure's median; what was lost is summed.
+fn median(reports: &[Report]) -> Report {
+    let of = |figure: &dyn Fn(&Report) -> f64| {
+        let mut figures: Vec<f64> = reports.iter().map(figure).collect();
+        figures.sort_by(f64::total_cmp);
+        figures.get(figures.len() / 2).copied().unwrap_or_default()
+    };
+    Report {
+        delivered_rate: of(&|report| report.delivered_rate),
+        lost: reports.iter().map(|report| report.lost).sum(),
+        cpu_us: of(&|report| report.cpu_us),
+        latency_ms: [0, 1, 2].map(|index| of(&|report| report.latency_ms[index])),
+    }
+}
