@@ -8,8 +8,8 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// What is logged when nobody asks for anything else. lapin's own complaints about a broken link repeat ours.
-const DEFAULT_FILTER: &str = "info,lapin=off";
+/// What is logged when nobody asks for anything else.
+const DEFAULT_FILTER: &str = "info";
 
 /// Lines of one kind that are written in each [`THROTTLE_WINDOW`]; the rest is counted.
 const THROTTLE_LINES: u32 = 20;

@@ -1,26 +1,51 @@
 //! Making a connection that can publish: addresses in turn, the AMQP handshake, the exchange, confirm mode; and saying,
 //! when it fails, who must do what. Credentials pass through here and are never written anywhere.
 
+use super::frames::{FRAME_BYTES, Frame, Frames, Stream};
 use crate::config;
-use futures_util::Stream;
-use lapin::options::{ConfirmSelectOptions, ExchangeDeclareOptions};
-use lapin::tcp::{AsyncTcpStream, OwnedTLSConfig};
-use lapin::types::{FieldTable, ShortString};
-use lapin::uri::{AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event, ExchangeKind};
+use amq_protocol::protocol::connection::{self, AMQPMethod as ConnectionMethod};
+use amq_protocol::protocol::{AMQPClass, channel, confirm, exchange};
+use amq_protocol::types::{AMQPValue, FieldTable, LongString, ShortString};
+use amq_protocol::uri::{AMQPScheme, AMQPUri};
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// The frame size asked for. lapin reserves 32 frames in each direction, and a board has little memory: 2 MiB in
-/// all, where the broker's usual 128 KiB would take 8 MiB. Larger bodies travel in several frames.
-pub(super) const FRAME_BYTES: u32 = 32 << 10;
+/// The one channel of a connection.
+pub(super) const CHANNEL: u16 = 1;
+
+/// What the broker said when it closed the connection or the channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    pub(super) code: u16,
+    pub(super) text: String,
+}
+
+impl Reply {
+    pub(super) fn new(code: u16, text: &ShortString) -> Self {
+        Self { code, text: text.as_str().to_owned() }
+    }
+}
+
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.code, self.text)
+    }
+}
 
 /// One address of the configuration, parsed.
 #[derive(Clone)]
 pub(super) struct Url {
-    uri: AMQPUri,
+    secure: bool,
+    host: String,
+    port: u16,
+    vhost: String,
 }
 
 impl Url {
@@ -40,74 +65,35 @@ impl Url {
         if authority.contains('@') {
             return Err("credentials do not belong here: use `username` and `password_file`".into());
         }
-        let mut uri: AMQPUri = text.parse()?;
-        // The parser takes an IPv6 address for no host at all and would connect to the default one.
-        if let Some((v6, _)) = authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            uri.authority.host = v6.to_owned();
-        }
-        if uri.vhost.is_empty() {
-            uri.vhost = "/".to_owned(); // what people mean by a slash at the end
-        }
-        if uri.vhost.len() > 255 || config.exchange.name.len() > 255 {
+        let uri: AMQPUri = text.parse()?;
+        // The parser takes an IPv6 address for no host at all and would give the default one.
+        let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((v6, _)) => v6.to_owned(),
+            None => uri.authority.host,
+        };
+        // A slash at the end means the default virtual host to people.
+        let vhost = if uri.vhost.is_empty() { "/".to_owned() } else { uri.vhost };
+        if vhost.len() > 255 || config.exchange.name.len() > 255 {
             return Err("names of virtual hosts and exchanges have at most 255 bytes".into());
         }
-        uri.authority.userinfo =
-            AMQPUserInfo { username: config.username.clone(), password: config.password.clone() };
-        uri.query.heartbeat = Some(u16::try_from(config.heartbeat.as_secs()).unwrap_or(u16::MAX));
-        uri.query.frame_max = Some(FRAME_BYTES);
-        uri.query.connection_timeout = None; // ours, around the whole of it
-        uri.query.auth_mechanism = None; // PLAIN
-        Ok(Self { uri })
+        Ok(Self { secure: uri.scheme == AMQPScheme::AMQPS, host, port: uri.authority.port, vhost })
     }
 
     /// Where it leads, without credentials: for logs.
     pub(super) fn place(&self) -> String {
-        let authority = &self.uri.authority;
-        if authority.host.contains(':') {
-            format!("[{}]:{}", authority.host, authority.port)
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
         } else {
-            format!("{}:{}", authority.host, authority.port)
+            format!("{}:{}", self.host, self.port)
         }
     }
 }
 
-/// A connection that takes messages.
+/// A connection that takes messages, its channel in confirm mode.
 pub(super) struct Link {
-    pub(super) channel: Arc<Channel>,
-    pub(super) events: Pin<Box<dyn Stream<Item = Event> + Send>>,
-    pub(super) connection: Connection,
-    /// Last, so that it is dropped last.
-    _cut: Cut,
-}
-
-impl Link {
-    /// Opens a fresh channel in confirm mode, after the broker closed the last one.
-    pub(super) async fn reopen(&mut self) -> lapin::Result<()> {
-        self.channel = Arc::new(confirming(&self.connection).await?);
-        Ok(())
-    }
-}
-
-/// The socket that lapin has taken over, and whether it is still wanted.
-#[derive(Default)]
-struct Socket {
-    handle: Option<OwnedFd>,
-    cut: bool,
-}
-
-/// Closes the socket when it is dropped: lapin's own thread would wait without an end for a broker that has stopped
-/// answering, and each attempt would leave one more such thread behind.
-struct Cut(Arc<Mutex<Socket>>);
-
-impl Drop for Cut {
-    fn drop(&mut self) {
-        let mut socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        socket.cut = true;
-        if let Some(handle) = socket.handle.take() {
-            // An error says that the peer was faster.
-            let _ = rustix::net::shutdown(&handle, rustix::net::Shutdown::Both);
-        }
-    }
+    pub(super) frames: Frames,
+    /// The distance of heartbeats that was agreed; `None` when there are none.
+    pub(super) heartbeat: Option<Duration>,
 }
 
 /// Why there is no connection, in words for whoever must act.
@@ -120,14 +106,13 @@ pub(super) struct Fault(pub(super) String);
 /// [`Fault`].
 pub(super) async fn connect(url: &Url, config: &config::Amqp) -> Result<Link, Fault> {
     let place = url.place();
-    let authority = &url.uri.authority;
     let unresolvable = |why: &str| {
         Fault(format!(
             "cannot find the broker's host {:?}: {why}. Check `urls` and the name server of this machine",
-            authority.host
+            url.host
         ))
     };
-    let lookup = tokio::net::lookup_host((authority.host.clone(), authority.port));
+    let lookup = tokio::net::lookup_host((url.host.clone(), url.port));
     let addresses: Vec<SocketAddr> = match tokio::time::timeout(config.connect_timeout, lookup).await {
         Ok(Ok(addresses)) => addresses.collect(),
         Ok(Err(error)) => return Err(unresolvable(&error.to_string())),
@@ -151,125 +136,215 @@ pub(super) async fn connect(url: &Url, config: &config::Amqp) -> Result<Link, Fa
 }
 
 async fn one_address(url: &Url, address: SocketAddr, config: &config::Amqp) -> Result<Link, Fault> {
-    let (connection, cut) = handshake(url, address).await.map_err(|error| refused(&error, url, config))?;
-    let events = Box::pin(connection.events_listener());
-    let channel = confirming(&connection).await.map_err(|error| refused(&error, url, config))?;
-    prepare_exchange(&channel, &config.exchange)
-        .await
-        .map_err(|error| Fault(exchange_fault(&error, &config.exchange, &config.username)))?;
-    Ok(Link { channel: Arc::new(channel), events, connection, _cut: cut })
+    let failed = |error: Failure| refused(&error, url, config);
+    let stream = TcpStream::connect(address).await.map_err(Failure::from).map_err(failed)?;
+    stream.set_nodelay(true).map_err(Failure::from).map_err(failed)?;
+    // No other way leads past TLS: `amqps` is never spoken in plain text.
+    let (frames, heartbeat) = if url.secure {
+        let stream = secure(stream, &url.host).await.map_err(Failure::from).map_err(failed)?;
+        handshake(stream, url, config).await
+    } else {
+        handshake(stream, url, config).await
+    }
+    .map_err(failed)?;
+    let mut link = Link { frames, heartbeat };
+    prepare_exchange(&mut link.frames, &config.exchange).await.map_err(|error| match error {
+        Failure::Closed(reply) => Fault(exchange_fault(&reply, &config.exchange, &config.username)),
+        error => refused(&error, url, config),
+    })?;
+    Ok(link)
 }
 
-/// TCP, TLS where the URL says so, and the AMQP handshake.
-async fn handshake(url: &Url, address: SocketAddr) -> lapin::Result<(Connection, Cut)> {
-    let socket = Arc::new(Mutex::new(Socket::default()));
-    let cut = Cut(socket.clone());
-    let properties = ConnectionProperties::default().with_connection_name("tidegate publisher".into());
-    let connection = Connection::connector(
-        url.uri.clone(),
-        lapin::runtime::default_runtime()?,
-        async move |uri, runtime| {
-            let stream = AsyncTcpStream::connect(&runtime, address).await?;
-            if let AsyncTcpStream::Plain(plain) = &stream {
-                let handle = plain.get_ref().as_fd().try_clone_to_owned()?;
-                let mut socket = socket.lock().unwrap_or_else(PoisonError::into_inner);
-                if socket.cut {
-                    return Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted).into());
+/// TLS over a connection; the certificate must be valid for the host and signed by an authority that this machine trusts.
+async fn secure(stream: TcpStream, host: &str) -> io::Result<impl Stream + use<>> {
+    let mut roots = RootCertStore::empty();
+    // Read at each attempt: an operator may mend them while the gateway runs. Those that cannot be read vouch for nobody.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+/// Why a step of the handshake failed.
+#[derive(Debug)]
+enum Failure {
+    Io(io::Error),
+    /// The broker closed the connection or the channel and said why.
+    Closed(Reply),
+    /// The other side does not keep to the protocol.
+    Protocol(String),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Waits for the answer that `pick` takes. Heartbeats may come in between, and nothing else.
+async fn answer<T>(
+    frames: &mut Frames,
+    awaited: &str,
+    mut pick: impl FnMut(&AMQPClass) -> Option<T>,
+) -> Result<T, Failure> {
+    loop {
+        while let Some(frame) = frames.next().map_err(Failure::Protocol)? {
+            match frame {
+                Frame::Heartbeat => {}
+                Frame::Method { method: AMQPClass::Connection(ConnectionMethod::Close(close)), .. } => {
+                    return Err(Failure::Closed(Reply::new(close.reply_code, &close.reply_text)));
                 }
-                socket.handle = Some(handle);
+                Frame::Method { method: AMQPClass::Channel(channel::AMQPMethod::Close(close)), .. } => {
+                    return Err(Failure::Closed(Reply::new(close.reply_code, &close.reply_text)));
+                }
+                Frame::Method { method, .. } if let Some(answer) = pick(&method) => return Ok(answer),
+                other => return Err(Failure::Protocol(format!("it sent {other:?} instead of {awaited}"))),
             }
-            if uri.scheme == AMQPScheme::AMQP {
-                return Ok(stream);
-            }
-            // A certificate that the system's roots do not vouch for is an error, never a link in plain text; and without
-            // rustls among lapin's features, which would pass the plain stream through, this does not compile.
-            let secured = stream.into_tls(&uri.authority.host, OwnedTLSConfig::default().as_ref()).await?;
-            match secured {
-                AsyncTcpStream::Rustls(_) => Ok(secured),
-                _ => Err(std::io::Error::other("the connection is not encrypted").into()),
-            }
-        },
-        properties,
-    )
-    .await?;
-    Ok((connection, cut))
+        }
+        frames.turn().await?;
+    }
 }
 
-async fn confirming(connection: &Connection) -> lapin::Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
+/// From the protocol header to a channel in confirm mode (AMQP 0-9-1, 2.2.4).
+async fn handshake(
+    stream: impl Stream + 'static,
+    url: &Url,
+    config: &config::Amqp,
+) -> Result<(Frames, Option<Duration>), Failure> {
+    use AMQPClass::{Channel, Confirm, Connection};
+    let mut frames = Frames::new(stream);
+    frames.output().extend_from_slice(b"AMQP\x00\x00\x09\x01");
+    answer(&mut frames, "connection.start", |method| {
+        matches!(method, Connection(ConnectionMethod::Start(_))).then_some(())
+    })
+    .await?;
+    let start_ok = connection::StartOk {
+        client_properties: client_properties(),
+        mechanism: "PLAIN".into(),
+        response: LongString::from(format!("\0{}\0{}", config.username, config.password)),
+        locale: "en_US".into(),
+    };
+    frames.method(0, Connection(ConnectionMethod::StartOk(start_ok)))?;
+    let tune = answer(&mut frames, "connection.tune", |method| match method {
+        Connection(ConnectionMethod::Tune(tune)) => Some(tune.clone()),
+        _ => None,
+    })
+    .await?;
+    if tune.frame_max != 0 && tune.frame_max < FRAME_BYTES {
+        return Err(Failure::Protocol(format!(
+            "it takes frames of at most {} bytes and {FRAME_BYTES} are needed: raise its `frame_max`",
+            tune.frame_max
+        )));
+    }
+    let heartbeat = agreed_heartbeat(config.heartbeat, tune.heartbeat);
+    let tune_ok = connection::TuneOk { channel_max: CHANNEL, frame_max: FRAME_BYTES, heartbeat };
+    frames.method(0, Connection(ConnectionMethod::TuneOk(tune_ok)))?;
+    let virtual_host = ShortString::try_new(url.vhost.as_str()).map_err(io::Error::other)?;
+    frames.method(0, Connection(ConnectionMethod::Open(connection::Open { virtual_host })))?;
+    answer(&mut frames, "connection.open-ok", |method| {
+        matches!(method, Connection(ConnectionMethod::OpenOk(_))).then_some(())
+    })
+    .await?;
+    frames.method(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {})))?;
+    frames.method(CHANNEL, Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false })))?;
+    answer(&mut frames, "channel.open-ok", |method| {
+        matches!(method, Channel(channel::AMQPMethod::OpenOk(_))).then_some(())
+    })
+    .await?;
+    answer(&mut frames, "confirm.select-ok", |method| {
+        matches!(method, Confirm(confirm::AMQPMethod::SelectOk(_))).then_some(())
+    })
+    .await?;
+    Ok((frames, (heartbeat > 0).then(|| Duration::from_secs(heartbeat.into()))))
+}
+
+/// The shorter of what both wish for, in seconds; zero wishes for none (AMQP 0-9-1, connection.tune).
+fn agreed_heartbeat(ours: Duration, theirs: u16) -> u16 {
+    let ours = u16::try_from(ours.as_secs()).unwrap_or(u16::MAX);
+    if ours == 0 || theirs == 0 { ours.max(theirs) } else { ours.min(theirs) }
+}
+
+/// Who we are, for the broker's list of connections, and which extensions we understand.
+fn client_properties() -> FieldTable {
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut capabilities = FieldTable::default();
+    for capability in
+        ["publisher_confirms", "basic.nack", "connection.blocked", "authentication_failure_close"]
+    {
+        capabilities.insert(capability.into(), AMQPValue::Boolean(true));
+    }
+    let mut properties = FieldTable::default();
+    properties.insert("product".into(), text("tidegate"));
+    properties.insert("version".into(), text(env!("CARGO_PKG_VERSION")));
+    properties.insert("platform".into(), text("Rust"));
+    properties.insert("connection_name".into(), text("tidegate publisher"));
+    properties.insert("capabilities".into(), AMQPValue::FieldTable(capabilities));
+    properties
 }
 
 /// Declares the exchange, or checks that it is there. The default exchange is always there and cannot be declared.
-async fn prepare_exchange(channel: &Channel, exchange: &config::Exchange) -> lapin::Result<()> {
+async fn prepare_exchange(frames: &mut Frames, exchange: &config::Exchange) -> Result<(), Failure> {
     if exchange.name.is_empty() {
         return Ok(());
     }
-    let kind = match exchange.kind.as_str() {
-        "topic" => ExchangeKind::Topic,
-        "direct" => ExchangeKind::Direct,
-        "fanout" => ExchangeKind::Fanout,
-        "headers" => ExchangeKind::Headers,
-        other => ExchangeKind::Custom(other.to_owned()),
-    };
-    let options = ExchangeDeclareOptions {
+    let declare = exchange::Declare {
+        exchange: ShortString::try_new(exchange.name.as_str()).map_err(io::Error::other)?,
+        kind: ShortString::try_new(exchange.kind.as_str()).map_err(io::Error::other)?,
         passive: !exchange.declare,
         durable: exchange.durable,
-        ..ExchangeDeclareOptions::default()
+        auto_delete: false,
+        internal: false,
+        nowait: false,
+        arguments: FieldTable::default(),
     };
-    let name = ShortString::try_new(exchange.name.as_str()).map_err(std::io::Error::other)?;
-    channel.exchange_declare(name, kind, options, FieldTable::default()).await
-}
-
-/// The number and text of what the broker said; `None` when the fault is not the broker's word.
-pub(super) fn reply(error: &lapin::Error) -> Option<(u16, String)> {
-    match error.kind() {
-        ErrorKind::ProtocolError(said) => Some((said.get_id(), said.get_message().to_string())),
-        _ => None,
-    }
+    frames.method(CHANNEL, AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)))?;
+    answer(frames, "exchange.declare-ok", |method| {
+        matches!(method, AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(_))).then_some(())
+    })
+    .await
 }
 
 /// What a failed connection means.
-fn refused(error: &lapin::Error, url: &Url, config: &config::Amqp) -> Fault {
+fn refused(error: &Failure, url: &Url, config: &config::Amqp) -> Fault {
     let place = url.place();
     let user = &config.username;
-    Fault(match reply(error) {
-        Some((403, said)) => format!(
-            "the broker at {place} refuses user {user:?} ({said}). Check `username` and `password_file` here, or the user at the broker"
+    Fault(match error {
+        Failure::Closed(Reply { code: 403, text }) => format!(
+            "the broker at {place} refuses user {user:?} ({text}). Check `username` and `password_file` here, or the user at the broker"
         ),
-        Some((530, said)) => format!(
-            "the broker at {place} does not let user {user:?} use virtual host {:?} ({said}). Check the path in `urls`, or the permissions at the broker",
-            url.uri.vhost
+        Failure::Closed(Reply { code: 530, text }) => format!(
+            "the broker at {place} does not let user {user:?} use virtual host {:?} ({text}). Check the path in `urls`, or the permissions at the broker",
+            url.vhost
         ),
-        Some((code, said)) => format!("the broker at {place} closed the connection: {code} {said}"),
-        None => match error.kind() {
-            ErrorKind::IOError(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
-                format!("nothing listens at {place}. Check that the broker runs, and the port in `urls`")
-            }
-            _ if url.uri.scheme == AMQPScheme::AMQPS => format!(
-                "no secure connection to {place}: {error}. Check the port, and that the broker's certificate is valid for this host name and signed by an authority that this machine trusts"
-            ),
-            _ => format!("no connection to {place}: {error}"),
-        },
+        Failure::Closed(reply) => format!("the broker at {place} closed the connection: {reply}"),
+        Failure::Protocol(why) => {
+            format!("{place} is no broker to talk to: {why}. Check host and port in `urls`")
+        }
+        Failure::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens at {place}. Check that the broker runs, and the port in `urls`")
+        }
+        Failure::Io(error) if url.secure => format!(
+            "no secure connection to {place}: {error}. Check the port, and that the broker's certificate is valid for this host name and signed by an authority that this machine trusts"
+        ),
+        Failure::Io(error) => format!("no connection to {place}: {error}"),
     })
 }
 
 /// What the broker's answer about the exchange means.
-pub(super) fn exchange_fault(error: &lapin::Error, exchange: &config::Exchange, user: &str) -> String {
+pub(super) fn exchange_fault(reply: &Reply, exchange: &config::Exchange, user: &str) -> String {
     let name = &exchange.name;
-    match reply(error) {
-        Some((404, _)) => format!(
+    let said = &reply.text;
+    match reply.code {
+        404 => format!(
             "exchange {name:?} does not exist at the broker. Create it there, or let `exchange.declare = true` do it"
         ),
-        Some((403, said)) => format!(
+        403 => format!(
             "the broker denies user {user:?} what it needs at exchange {name:?} ({said}). Grant write permission (and configure permission with `exchange.declare = true`) at the broker"
         ),
-        Some((406, said)) => format!(
+        406 => format!(
             "exchange {name:?} exists at the broker and is another than `exchange` describes ({said}). Make `type` and `durable` agree, or set `exchange.declare = false`"
         ),
-        Some((code, said)) => format!("exchange {name:?} cannot be used: {code} {said}"),
-        None => format!("exchange {name:?} cannot be used: {error}"),
+        _ => format!("exchange {name:?} cannot be used: {reply}"),
     }
 }
 
@@ -297,7 +372,7 @@ mod tests {
 
     #[test]
     fn urls_are_read_as_operators_mean_them() {
-        let parse = |text: &str| Url::parse(text, &config()).map(|u| (u.place(), u.uri.vhost));
+        let parse = |text: &str| Url::parse(text, &config()).map(|u| (u.place(), u.vhost));
         let root = || "/".to_owned();
         assert_eq!(parse("amqp://broker.example"), Ok(("broker.example:5672".into(), root())));
         assert_eq!(parse("amqps://broker.example/"), Ok(("broker.example:5671".into(), root())));

@@ -1,46 +1,37 @@
-//! One link's life: messages out without waiting for each other, confirms in as they come, and the two cases in which it
-//! is not plain whom an answer concerns. Does not make links and knows no URLs.
+//! One link's life: messages out without waiting for each other, confirms in as they come. Does not make links and knows
+//! no URLs. One task does it all: with a thread or a promise between a message and its confirm, waking each other
+//! would cost more than everything else.
 //!
-//! **Returns.** lapin hands a returned message out with whichever confirm happens to be processed next, which under
-//! `multiple` acknowledgements is often another message's. So a confirm counts only when no return can be outstanding:
-//! all confirms at hand are gathered first (lapin pops a waiting return with every confirm, so a confirm that brings none shows that none is
-//! waiting), and once a return turns up nothing is settled or sent until every confirm is in. Then each return is matched
-//! with its message by message id and routing key.
+//! **Returns.** A broker returns an unroutable message before it confirms it (RabbitMQ's documentation of publisher
+//! confirms), so a confirm says "delivered" unless the return came first. A return is matched with its message by message id and routing key.
 //!
 //! **Channel errors.** The broker closes the channel for the fault of one message without saying of which. What was not
 //! confirmed by then is suspect: it is sent again, one at a time, and the one that closes the channel again is refused. A fault of
 //! set-up (no exchange, no permission) meets every message and refuses none: the link ends and is made again with back-off.
 
 use super::Order;
-use super::connect::{Link, exchange_fault, reply};
-use super::envelope::{Envelope, envelope, message_id};
+use super::connect::{CHANNEL, Link, Reply, exchange_fault};
+use super::envelope;
+use super::frames::Frame;
+use super::unconfirmed::Unconfirmed;
 use crate::config;
 use crate::inbox::{DriverGone, Inbox};
-use futures_util::stream::FuturesUnordered;
-use futures_util::task::AtomicWaker;
-use futures_util::{FutureExt, StreamExt};
-use lapin::message::BasicReturnMessage;
-use lapin::options::BasicPublishOptions;
-use lapin::types::ShortString;
-use lapin::{Channel, Confirmation, Event};
+use amq_protocol::protocol::basic::AMQPMethod as Basic;
+use amq_protocol::protocol::channel::{self, AMQPMethod as Channel};
+use amq_protocol::protocol::confirm::{self, AMQPMethod as Confirm};
+use amq_protocol::protocol::connection::{self, AMQPMethod as Connection};
+use amq_protocol::protocol::{AMQPClass, basic};
+use futures_util::FutureExt;
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::event::{Input, Outcome, Publication};
 use tidegate_engine::id::{GatewayId, Tag, UpstreamId};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
-/// After the broker closed a channel, how long lapin has to give every outstanding confirm up: it does so in one go.
-const GIVE_UP_WITHIN: Duration = Duration::from_secs(5);
-
-/// How often a link is looked at that says nothing.
+/// How often a link is looked at that says nothing: heartbeats are due in whole seconds.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long a broker has to answer a polite goodbye.
@@ -56,6 +47,18 @@ pub(super) enum End {
     SetUp(String),
 }
 
+impl From<DriverGone> for End {
+    fn from(DriverGone: DriverGone) -> Self {
+        Self::Stopped
+    }
+}
+
+impl From<std::io::Error> for End {
+    fn from(error: std::io::Error) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
 /// Where facts go.
 pub(super) struct Report<'a> {
     pub(super) upstream: UpstreamId,
@@ -64,33 +67,27 @@ pub(super) struct Report<'a> {
 }
 
 impl Report<'_> {
-    async fn settled(&self, publication: &Publication, outcome: Outcome) -> Result<(), End> {
-        let input = Input::Settled { upstream: self.upstream, tag: publication.tag, outcome };
-        self.inbox.send(input).await.map_err(|DriverGone| End::Stopped)
-    }
-
-    async fn settled_all(&self, settled: impl Iterator<Item = (Tag, Outcome)>) -> Result<(), End> {
+    async fn settled(&self, settled: &mut Vec<(Tag, Outcome)>) -> Result<(), DriverGone> {
+        if settled.is_empty() {
+            return Ok(());
+        }
         let upstream = self.upstream;
-        let inputs = settled.map(|(tag, outcome)| Input::Settled { upstream, tag, outcome }).collect();
-        self.inbox.send_all(inputs).await.map_err(|DriverGone| End::Stopped)
+        let input = |(tag, outcome)| Input::Settled { upstream, tag, outcome };
+        self.inbox.send_all(settled.drain(..).map(input).collect()).await
     }
 
-    async fn blocked(&self, blocked: bool) -> Result<(), End> {
-        let input = Input::UpstreamBlocked { upstream: self.upstream, blocked };
-        self.inbox.send(input).await.map_err(|DriverGone| End::Stopped)
+    async fn blocked(&self, blocked: bool) -> Result<(), DriverGone> {
+        self.inbox.send(Input::UpstreamBlocked { upstream: self.upstream, blocked }).await
     }
 }
 
-/// A publication that has come to its end on the wire.
-struct Landed {
-    publication: Publication,
-    answer: lapin::Result<Confirmation>,
-}
-
-/// A publication whose confirm is in, while it is not plain yet whether a return belongs to it.
-struct Held {
-    publication: Publication,
-    acked: bool,
+/// Whether the channel takes messages.
+enum State {
+    Open,
+    /// A fresh channel was asked for, after the broker closed the last one.
+    Reopening {
+        since: Instant,
+    },
 }
 
 /// One link's state.
@@ -98,28 +95,29 @@ pub(super) struct Session<'a> {
     report: Report<'a>,
     config: &'a config::Amqp,
     gateway: &'a GatewayId,
-    exchange: ShortString,
     link: Link,
     /// The number of this link.
     ups: u64,
     /// The driver's last word on which link it hands over for.
     ups_seen: u64,
-    /// What is on its way; bounded by the engine's window.
-    flights: Flights,
-    /// Confirms that wait for the returns to be complete; bounded by the window.
-    held: Vec<Held>,
-    /// Returns that wait to be matched; bounded by the window.
-    returned: Vec<BasicReturnMessage>,
+    state: State,
+    /// Handed over and not written yet; bounded by the engine's window.
+    waiting: VecDeque<Publication>,
+    /// On its way; bounded by the window.
+    unconfirmed: Unconfirmed,
     /// What an error of the channel may have been about, oldest first; bounded by the window.
     suspects: VecDeque<Publication>,
     /// The publication under way is a suspect, sent alone.
     alone: bool,
+    /// Facts of this turn; bounded by the window.
+    settled: Vec<(Tag, Outcome)>,
+    /// A basic.return whose properties are still to come: why it came back, and its routing key.
+    returning: Option<(String, String)>,
     /// The broker has asked for a pause.
     blocked: bool,
+    last_sent: Instant,
+    last_received: Instant,
 }
-
-type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
-type Flights = FuturesUnordered<Flight>;
 
 impl<'a> Session<'a> {
     pub(super) fn new(
@@ -129,22 +127,24 @@ impl<'a> Session<'a> {
         link: Link,
         ups: u64,
     ) -> Self {
-        // Checked where the URLs are.
-        let exchange = ShortString::try_new(config.exchange.name.as_str()).unwrap_or_default();
+        let now = Instant::now();
         Self {
             report,
             config,
             gateway,
-            exchange,
             link,
             ups,
             ups_seen: 0,
-            flights: Flights::new(),
-            held: Vec::new(),
-            returned: Vec::new(),
+            state: State::Open,
+            waiting: VecDeque::new(),
+            unconfirmed: Unconfirmed::default(),
             suspects: VecDeque::new(),
             alone: false,
+            settled: Vec::new(),
+            returning: None,
             blocked: false,
+            last_sent: now,
+            last_received: now,
         }
     }
 
@@ -154,12 +154,12 @@ impl<'a> Session<'a> {
             Ok(never) => match never {},
             Err(end) => end,
         };
-        if self.blocked
-            && let Err(stopped) = self.report.blocked(false).await
-        {
-            return stopped;
-        }
-        end
+        // What the broker said before the end holds.
+        let told = match self.report.settled(&mut self.settled).await {
+            Ok(()) if self.blocked => self.report.blocked(false).await,
+            told => told,
+        };
+        if told.is_ok() { end } else { End::Stopped }
     }
 
     async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>, reset: &Notify) -> Result<Infallible, End> {
@@ -168,267 +168,245 @@ impl<'a> Session<'a> {
         // A wish for a new link from before this one was made is fulfilled.
         let _ = reset.notified().now_or_never();
         loop {
-            if self.flights.is_empty()
-                && let Some(suspect) = self.suspects.pop_front()
-            {
-                self.alone = true;
-                self.send(suspect, true).await?;
-            }
-            let open = self.returned.is_empty() && self.suspects.is_empty() && !self.alone;
+            self.write();
+            self.report.settled(&mut self.settled).await?;
             tokio::select! {
                 biased;
                 () = reset.notified() => return Err(End::Lost("a new link was asked for".into())),
-                event = self.link.events.next() => self.event(event).await?,
-                landed = gather(&mut self.flights), if !self.flights.is_empty() => self.landed(landed).await?,
-                order = orders.recv(), if open => match order {
-                    Some(Order::UpSeen(ups)) => self.ups_seen = ups,
-                    Some(Order::Publish(publications)) if self.ups_seen == self.ups => {
-                        for publication in publications {
-                            self.send(publication, false).await?;
+                turned = self.link.frames.turn() => {
+                    turned?;
+                    self.last_received = Instant::now();
+                    while let Some(frame) = self.link.frames.next().map_err(End::Lost)? {
+                        self.take(frame).await?;
+                    }
+                }
+                order = orders.recv(), if self.waiting.is_empty() && self.open() => match order {
+                    Some(order) => {
+                        self.order(order);
+                        // One write for all that is at hand.
+                        while let Ok(order) = orders.try_recv() {
+                            self.order(order);
                         }
                     }
-                    Some(Order::Publish(_)) => {} // meant for an earlier link
                     None => {
-                        let goodbye = self.link.connection.close(200, "OK".into());
-                        let _ = tokio::time::timeout(GOODBYE_WITHIN, goodbye).await;
+                        let _ = tokio::time::timeout(GOODBYE_WITHIN, self.goodbye()).await;
                         return Err(End::Stopped);
                     }
                 },
                 _ = look.tick() => {
-                    if orders.is_closed() && !open {
+                    if orders.is_closed() && !self.open() {
                         return Err(End::Stopped);
                     }
-                    self.check_connection("the connection is closed")?;
+                    self.look()?;
                 }
             }
         }
     }
 
-    fn check_connection(&self, why: &str) -> Result<(), End> {
-        if self.link.connection.status().connected() { Ok(()) } else { Err(End::Lost(why.to_owned())) }
+    /// Whether messages other than suspects may be written.
+    fn open(&self) -> bool {
+        matches!(self.state, State::Open)
+            && self.suspects.is_empty()
+            && !self.alone
+            && self.link.frames.has_room()
     }
 
-    async fn event(&mut self, event: Option<Event>) -> Result<(), End> {
-        match event {
-            Some(Event::ConnectionBlocked(why)) => {
-                warn!(upstream = self.report.name, "the broker asks for a pause: {why}");
-                self.blocked = true;
-                self.report.blocked(true).await
+    fn order(&mut self, order: Order) {
+        match order {
+            Order::UpSeen(ups) => self.ups_seen = ups,
+            Order::Publish(publications) if self.ups_seen == self.ups => self.waiting.extend(publications),
+            Order::Publish(_) => {} // meant for an earlier link
+        }
+    }
+
+    /// Writes what may be written now.
+    fn write(&mut self) {
+        if matches!(self.state, State::Open) && self.unconfirmed.is_empty() {
+            self.alone = false;
+            // One that cannot even be written is settled, and the next one's turn has come.
+            while !self.alone
+                && let Some(suspect) = self.suspects.pop_front()
+            {
+                self.alone = self.publish(suspect, true);
             }
-            Some(Event::ConnectionUnblocked) => {
+        }
+        while self.open()
+            && let Some(publication) = self.waiting.pop_front()
+        {
+            self.publish(publication, false);
+        }
+    }
+
+    /// Writes one message; false when AMQP cannot carry it, which settles it.
+    fn publish(&mut self, publication: Publication, resend: bool) -> bool {
+        let out = self.link.frames.output();
+        match envelope::publish(out, self.gateway, &self.config.exchange.name, &publication, resend) {
+            Ok(()) => {
+                self.last_sent = Instant::now();
+                self.unconfirmed.push(publication);
+                true
+            }
+            Err(why) => {
+                self.settled.push((publication.tag, Outcome::Refused(why)));
+                false
+            }
+        }
+    }
+
+    async fn take(&mut self, frame: Frame) -> Result<(), End> {
+        match frame {
+            Frame::Method { channel: 0, method: AMQPClass::Connection(method) } => {
+                self.take_connection(method).await
+            }
+            Frame::Method { channel: CHANNEL, method } => self.take_channel(method),
+            Frame::Header { header } => {
+                let Some((why, key)) = self.returning.take() else {
+                    return Err(End::Lost("the broker sent a message that nobody asked for".into()));
+                };
+                let id = header.properties.message_id().as_ref().map_or("", |id| id.as_str());
+                if self.unconfirmed.returned(self.gateway, id, &key, why) {
+                    Ok(())
+                } else {
+                    Err(End::Lost("the broker returned a message that nobody sent".into()))
+                }
+            }
+            Frame::Body | Frame::Heartbeat => Ok(()),
+            Frame::Method { channel, method } => Err(End::Lost(format!(
+                "the broker sent {method:?} on channel {channel}, where nothing is expected"
+            ))),
+        }
+    }
+
+    async fn take_connection(&mut self, method: Connection) -> Result<(), End> {
+        match method {
+            Connection::Blocked(connection::Blocked { reason }) => {
+                warn!(upstream = self.report.name, "the broker asks for a pause: {reason}");
+                self.blocked = true;
+                // In the order in which the broker said it.
+                self.report.settled(&mut self.settled).await?;
+                Ok(self.report.blocked(true).await?)
+            }
+            Connection::Unblocked(_) => {
                 info!(upstream = self.report.name, "the broker takes messages again");
                 self.blocked = false;
-                self.report.blocked(false).await
+                Ok(self.report.blocked(false).await?)
             }
-            Some(Event::Error(error)) => self.check_connection(&error.to_string()),
-            Some(_) => Ok(()),
-            None => Err(End::Lost("the connection is closed".into())),
-        }
-    }
-
-    /// Puts a publication on the wire; its end comes back through [`gather`].
-    async fn send(&mut self, publication: Publication, resend: bool) -> Result<(), End> {
-        let sealed = match envelope(self.gateway, &publication, resend) {
-            Ok(sealed) => sealed,
-            Err(why) => {
-                self.alone = false;
-                return self.report.settled(&publication, Outcome::Refused(why)).await;
-            }
-        };
-        let mut flight: Flight =
-            Box::pin(fly(self.link.channel.clone(), self.exchange.clone(), sealed, publication));
-        // The first poll numbers the message and queues its frames. It happens here, so that the order on the wire is
-        // the order of these calls and not that in which a set of futures cares to poll.
-        let mut context = Context::from_waker(Waker::noop());
-        if let Poll::Ready(landed) = flight.as_mut().poll(&mut context) {
-            flight = Box::pin(std::future::ready(landed));
-        }
-        self.flights.push(flight);
-        Ok(())
-    }
-
-    /// Takes in what came to its end; see the head of this file.
-    async fn landed(&mut self, landed: Vec<Landed>) -> Result<(), End> {
-        let mut failed = self.sort(landed)?;
-        if !failed.is_empty() {
-            while !self.flights.is_empty() {
-                let Ok(more) = tokio::time::timeout(GIVE_UP_WITHIN, gather(&mut self.flights)).await else {
-                    return Err(End::Lost(
-                        "confirms neither came nor failed after an error of the channel".into(),
-                    ));
-                };
-                failed.append(&mut self.sort(more)?);
-            }
-            return self.channel_failed(failed).await;
-        }
-        if self.returned.is_empty() {
-            self.alone = self.alone && !self.flights.is_empty();
-            let settled = self.held.drain(..).map(|held| {
-                (held.publication.tag, if held.acked { Outcome::Confirmed } else { Outcome::Nacked })
-            });
-            self.report.settled_all(settled).await?;
-        } else if self.flights.is_empty() {
-            self.alone = false;
-            for held in std::mem::take(&mut self.held) {
-                let outcome = match self.take_return(&held.publication) {
-                    Some(why) => Outcome::Returned(why),
-                    None if held.acked => Outcome::Confirmed,
-                    None => Outcome::Nacked,
-                };
-                self.report.settled(&held.publication, outcome).await?;
-            }
-            if !self.returned.is_empty() {
-                return Err(End::Lost("the broker returned a message that nobody sent".into()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Sorts what came to its end into held confirms, returns, and failures, which it gives back.
-    fn sort(&mut self, landed: Vec<Landed>) -> Result<Vec<(Publication, lapin::Error)>, End> {
-        let mut failed = Vec::new();
-        for Landed { publication, answer } in landed {
-            let (acked, returned) = match answer {
-                Ok(Confirmation::Ack(returned)) => (true, returned),
-                Ok(Confirmation::Nack(returned)) => (false, returned),
-                Ok(Confirmation::NotRequested) => {
-                    return Err(End::Lost("the channel is not in confirm mode".into()));
+            Connection::Close(close) => {
+                let close_ok = AMQPClass::Connection(Connection::CloseOk(connection::CloseOk {}));
+                if self.link.frames.method(0, close_ok).is_ok() {
+                    let _ = self.link.frames.flush().now_or_never(); // politeness, no more
                 }
-                Err(error) => {
-                    failed.push((publication, error));
-                    continue;
-                }
-            };
-            self.held.push(Held { publication, acked });
-            self.returned.extend(returned);
-        }
-        Ok(failed)
-    }
-
-    /// The return that belongs to a publication, if there is one: why it came back.
-    fn take_return(&mut self, publication: &Publication) -> Option<String> {
-        let id = message_id(self.gateway, &publication.message);
-        let position = self.returned.iter().position(|returned| {
-            let sent = &returned.delivery;
-            sent.routing_key.as_str() == publication.routing_key
-                && sent.properties.message_id().as_ref().is_some_and(|sent| sent.as_str() == id)
-        })?;
-        let returned = self.returned.swap_remove(position);
-        Some(format!(
-            "no queue takes routing key {:?} at exchange {:?} ({} {}): bind one at the broker",
-            publication.routing_key,
-            self.exchange.as_str(),
-            returned.reply_code,
-            returned.reply_text
-        ))
-    }
-
-    /// All flights have come to their end, some of them with an error.
-    async fn channel_failed(&mut self, failed: Vec<(Publication, lapin::Error)>) -> Result<(), End> {
-        let text = failed.first().map_or_else(String::new, |(_, error)| error.to_string());
-        let said =
-            failed.iter().find_map(|(_, error)| if error.is_amqp_soft_error() { reply(error) } else { None });
-        self.check_connection(&said.as_ref().map_or(text.clone(), |(code, said)| format!("{code} {said}")))?;
-        let Some((code, said)) = said else { return Err(End::Lost(text)) };
-        // 403 can also be about one routing key, when the broker checks topics (RabbitMQ's topic permissions).
-        if code == 404 || (code == 403 && !said.contains("access to topic")) {
-            let error = failed.iter().map(|(_, error)| error).find(|error| reply(error).is_some());
-            return Err(End::SetUp(
-                error.map_or(said, |error| {
-                    exchange_fault(error, &self.config.exchange, &self.config.username)
-                }),
-            ));
-        }
-        let mut suspects: Vec<Publication> = Vec::with_capacity(failed.len());
-        let certain = self.returned.is_empty();
-        for held in std::mem::take(&mut self.held) {
-            let outcome = match self.take_return(&held.publication) {
-                Some(why) => Outcome::Returned(why),
-                None if !held.acked => Outcome::Nacked,
-                None if certain => Outcome::Confirmed,
-                None => {
-                    // Its return may have been lost with the channel.
-                    suspects.push(held.publication);
-                    continue;
-                }
-            };
-            self.report.settled(&held.publication, outcome).await?;
-        }
-        self.returned.clear();
-        if std::mem::take(&mut self.alone) {
-            for (publication, _) in failed {
-                self.report.settled(&publication, Outcome::Refused(format!("{code} {said}"))).await?;
+                Err(End::Lost(Reply::new(close.reply_code, &close.reply_text).to_string()))
             }
+            other => Err(End::Lost(format!("the broker sent {other:?}, which nobody asked for"))),
+        }
+    }
+
+    fn take_channel(&mut self, method: AMQPClass) -> Result<(), End> {
+        match (method, &self.state) {
+            (AMQPClass::Basic(Basic::Ack(basic::Ack { delivery_tag, multiple })), _) => {
+                self.confirm(delivery_tag, multiple, &Outcome::Confirmed)
+            }
+            (AMQPClass::Basic(Basic::Nack(basic::Nack { delivery_tag, multiple, .. })), _) => {
+                self.confirm(delivery_tag, multiple, &Outcome::Nacked)
+            }
+            (AMQPClass::Basic(Basic::Return(returned)), _) => {
+                let key = returned.routing_key.as_str().to_owned();
+                let why = format!(
+                    "no queue takes routing key {key:?} at exchange {:?} ({} {}): bind one at the broker",
+                    self.config.exchange.name, returned.reply_code, returned.reply_text
+                );
+                self.returning = Some((why, key));
+                Ok(())
+            }
+            (AMQPClass::Channel(Channel::Close(close)), _) => {
+                self.channel_failed(&Reply::new(close.reply_code, &close.reply_text))
+            }
+            (AMQPClass::Channel(Channel::OpenOk(_)), State::Reopening { .. }) => Ok(()),
+            (AMQPClass::Confirm(Confirm::SelectOk(_)), State::Reopening { .. }) => {
+                self.state = State::Open;
+                Ok(())
+            }
+            (other, _) => Err(End::Lost(format!("the broker sent {other:?}, which nobody asked for"))),
+        }
+    }
+
+    fn confirm(&mut self, delivery_tag: u64, multiple: bool, outcome: &Outcome) -> Result<(), End> {
+        let settled = &mut self.settled;
+        if self.unconfirmed.confirm(delivery_tag, multiple, |publication, returned| {
+            settled.push((publication.tag, returned.map_or_else(|| outcome.clone(), Outcome::Returned)));
+        }) {
+            Ok(())
         } else {
-            suspects.extend(failed.into_iter().map(|(publication, _)| publication));
-            suspects.sort_by_key(|publication| publication.tag);
+            Err(End::Lost(format!("the broker confirmed message {delivery_tag}, which nobody sent")))
+        }
+    }
+
+    /// The broker has closed the channel.
+    fn channel_failed(&mut self, reply: &Reply) -> Result<(), End> {
+        // 403 can also be about one routing key, when the broker checks topics (RabbitMQ's topic permissions).
+        if reply.code == 404 || (reply.code == 403 && !reply.text.contains("access to topic")) {
+            return Err(End::SetUp(exchange_fault(reply, &self.config.exchange, &self.config.username)));
+        }
+        self.returning = None;
+        let mut suspects = VecDeque::new();
+        for (publication, returned) in self.unconfirmed.start_afresh() {
+            match returned {
+                Some(why) => self.settled.push((publication.tag, Outcome::Returned(why))),
+                None if self.alone => {
+                    self.settled.push((publication.tag, Outcome::Refused(reply.to_string())));
+                }
+                None => suspects.push_back(publication),
+            }
+        }
+        if !suspects.is_empty() {
             warn!(
                 upstream = self.report.name,
-                "the broker refuses a message ({code} {said}); sending {} again one by one to find it",
+                "the broker refuses a message ({reply}); sending {} again one by one to find it",
                 suspects.len()
             );
         }
-        for suspect in suspects.into_iter().rev() {
-            self.suspects.push_front(suspect);
-        }
-        match tokio::time::timeout(self.config.connect_timeout, self.link.reopen()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(End::Lost(format!("no new channel: {error}"))),
-            Err(_) => Err(End::Lost("no new channel in time".into())),
-        }
+        suspects.append(&mut self.suspects);
+        self.suspects = suspects;
+        self.alone = false;
+        self.state = State::Reopening { since: Instant::now() };
+        let frames = &mut self.link.frames;
+        frames.method(CHANNEL, AMQPClass::Channel(Channel::CloseOk(channel::CloseOk {})))?;
+        frames.method(CHANNEL, AMQPClass::Channel(Channel::Open(channel::Open {})))?;
+        frames.method(CHANNEL, AMQPClass::Confirm(Confirm::Select(confirm::Select { nowait: false })))?;
+        Ok(())
     }
-}
 
-/// Sends a message and waits for its confirm.
-async fn fly(
-    channel: Arc<Channel>,
-    exchange: ShortString,
-    sealed: Envelope,
-    publication: Publication,
-) -> Landed {
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let payload = publication.message.payload.clone();
-    let sent = channel.basic_publish(exchange, sealed.routing_key, options, &payload, sealed.properties);
-    let answer = match sent.await {
-        Ok(confirm) => confirm.await,
-        Err(error) => Err(error),
-    };
-    Landed { publication, answer }
-}
+    /// What time alone brings: heartbeats both ways, and patience that has an end.
+    fn look(&mut self) -> Result<(), End> {
+        if let State::Reopening { since } = self.state
+            && since.elapsed() > self.config.connect_timeout
+        {
+            return Err(End::Lost("no new channel in time".into()));
+        }
+        let Some(heartbeat) = self.link.heartbeat else { return Ok(()) };
+        // AMQP 0-9-1, 4.2.7: two intervals without a byte mean that the peer is gone.
+        if self.last_received.elapsed() > heartbeat * 2 {
+            return Err(End::Lost(format!("the broker has said nothing for {:?}", heartbeat * 2)));
+        }
+        if self.last_sent.elapsed() >= heartbeat / 2 {
+            self.last_sent = Instant::now();
+            self.link.frames.heartbeat()?;
+        }
+        Ok(())
+    }
 
-/// Everything that has come to its end by now, at least one. Complete: whatever was answered before the last of
-/// these is among them. [`FuturesUnordered`] may pause between two ready futures after waking its caller; that wake is noticed here.
-async fn gather(flights: &mut Flights) -> Vec<Landed> {
-    let again = Arc::new(Again::default());
-    let waker = Waker::from(again.clone());
-    poll_fn(|context| {
-        again.outer.register(context.waker());
-        let mut context = Context::from_waker(&waker);
-        let mut landed = Vec::new();
+    /// Closes the connection as the protocol wants it; what is still confirmed until then is settled.
+    async fn goodbye(&mut self) -> Result<(), End> {
+        let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
+        self.link.frames.method(0, AMQPClass::Connection(Connection::Close(close)))?;
         loop {
-            again.woken.store(false, Ordering::SeqCst);
-            while let Poll::Ready(Some(one)) = flights.poll_next_unpin(&mut context) {
-                landed.push(one);
-            }
-            if !again.woken.load(Ordering::SeqCst) {
-                break;
+            self.link.frames.turn().await?;
+            while let Some(frame) = self.link.frames.next().map_err(End::Lost)? {
+                if let Frame::Method { method: AMQPClass::Connection(Connection::CloseOk(_)), .. } = frame {
+                    return Ok(());
+                }
             }
         }
-        if landed.is_empty() { Poll::Pending } else { Poll::Ready(landed) }
-    })
-    .await
-}
-
-/// Passes a wake on and notes it.
-#[derive(Default)]
-struct Again {
-    woken: AtomicBool,
-    outer: AtomicWaker,
-}
-
-impl Wake for Again {
-    fn wake(self: Arc<Self>) {
-        self.woken.store(true, Ordering::SeqCst);
-        self.outer.wake();
     }
 }

@@ -1,12 +1,19 @@
 //! AMQP 0-9-1: the thread, its orders, and making the link again for as long as anybody wants it.
-//! What happens on a link stands in `link`, how one is made in `connect`, what a message looks like in `envelope`.
+//! What happens on a link stands in `link`, how one is made in `connect`, what a message looks like in `envelope`, what awaits
+//! its confirm in `unconfirmed`, and the bytes in `frames`.
+//!
+//! The codec is lapin's (`amq-protocol`); lapin itself has a thread, a channel and a promise between a message and its confirm, which cost
+//! two thirds of all the processor time that the gateway spent on a message. One task that writes frames and reads confirms needs a sixth of it, and
+//! hears of returns and confirms in the order in which the broker says them.
 //!
 //! This connection only publishes. Commands will come in on a connection of their own, because a broker that is short of
 //! memory blocks connections that publish and must not stop commands with them.
 
 mod connect;
 mod envelope;
+mod frames;
 mod link;
+mod unconfirmed;
 
 use super::backoff::Backoff;
 use super::{StartError, Upstream};
