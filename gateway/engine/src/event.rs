@@ -8,7 +8,7 @@ use crate::id::{BatchId, ConnId, DeviceId, GatewayId, LaneId, MessageId, Seq, Ta
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::time::Duration;
-use crate::topic::Filter;
+use crate::topic::{Filter, Topic};
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -404,11 +404,13 @@ pub enum RecordKind {
     Session = 1,
     /// A QoS 2 packet id between PUBREC and PUBREL: its key is the client id, a zero byte and the packet id, big-endian.
     InboundQos2 = 2,
+    /// A retained message: its key is the topic, its value the message.
+    Retained = 3,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [Self; 2] = [Self::Session, Self::InboundQos2];
+    pub const ALL: [Self; 3] = [Self::Session, Self::InboundQos2, Self::Retained];
 }
 
 /// A record's key.
@@ -463,6 +465,18 @@ pub enum Notice {
         client: String,
         /// What was wrong with the record.
         reason: &'static str,
+    },
+    /// A retained message was unreadable and was removed: its topic has none until somebody publishes again.
+    RetainedLost {
+        /// The topic, escaped, as far as it could be read.
+        topic: String,
+        /// What was wrong with the record.
+        reason: &'static str,
+    },
+    /// There is no room for another retained message: it was passed on, and what its topic had before is forgotten.
+    NotRetained {
+        /// The topic.
+        topic: Topic,
     },
     /// Stored rows were damaged and have been moved away: their messages are lost.
     Damaged {

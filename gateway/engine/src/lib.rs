@@ -20,8 +20,6 @@ mod router;
 pub mod session;
 mod spool;
 pub mod stats;
-#[allow(dead_code, reason = "the next change keeps retained messages with it")]
-mod stored;
 #[cfg(test)]
 mod tests;
 pub mod time;
@@ -337,7 +335,10 @@ impl Engine {
         if routes.is_empty() {
             self.stats.unrouted += 1;
         }
-        let outstanding = routes.len() + usize::from(incoming.record.is_some());
+        let retained = if message.retain { self.mqtt.retain(self.now, &message) } else { None };
+        let awaited = !self.planted.is(Mutant::RetainedNotAwaited);
+        let records = usize::from(incoming.record.is_some()) + usize::from(retained.is_some() && awaited);
+        let outstanding = routes.len() + records;
         let receipt = match receipt {
             Some(receipt) if outstanding == 0 || self.planted.is(Mutant::AckOnEnqueue) => {
                 self.answer(receipt);
@@ -361,12 +362,15 @@ impl Engine {
             self.spool.admit(self.now.instant, lane, &message, ticket, way, &mut saves);
         }
         self.saves = saves;
+        // In one transaction with the message itself: a repetition after a crash is recognised, or all is gone.
+        let joined = incoming.record.is_some();
+        let waiter = || ticket.map(Waiter::Ticket);
+        self.order_saves(joined);
+        if let Some(op) = retained {
+            self.journal.push(Item { op, waiter: waiter().filter(|_| awaited), joined });
+        }
         if let Some((key, value)) = incoming.record {
-            // In one transaction with the message itself: a repetition after a crash is recognised, or both are gone.
-            self.order_saves(true);
-            self.journal.push(Item::new(Op::Put { key, value }, ticket.map(Waiter::Ticket)));
-        } else {
-            self.order_saves(false);
+            self.journal.push(Item::new(Op::Put { key, value }, waiter()));
         }
     }
 

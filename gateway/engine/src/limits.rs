@@ -40,6 +40,10 @@ pub struct Limits {
     pub outgoing_messages: usize,
     /// Bytes that wait for one subscriber, in its queue and in its connection's buffer together.
     pub outgoing_bytes: usize,
+    /// Retained messages. Zero: none, and CONNACK says so.
+    pub retained_messages: usize,
+    /// Bytes that retained messages take in memory.
+    pub retained_bytes: usize,
     /// The largest CoAP message.
     pub coap_message_bytes: usize,
     /// CoAP peers remembered for deduplication, and the exchanges kept for each.
@@ -96,6 +100,8 @@ impl Default for Limits {
             subscriptions_per_session: 64,
             outgoing_messages: 1_000,
             outgoing_bytes: 1 << 20,
+            retained_messages: 1_000,
+            retained_bytes: 4 << 20,
             coap_message_bytes: 1_280,
             coap_peers: 4_096,
             coap_exchanges_per_peer: 32,

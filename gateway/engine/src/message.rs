@@ -1,7 +1,7 @@
 //! A message as it stands between a device and an upstream: what was sent, by whom, when, and its identity.
 
 use crate::id::{DeviceId, MessageId};
-use crate::time::Stamp;
+use crate::time::{Duration, Stamp};
 use crate::topic::Topic;
 use bytes::Bytes;
 
@@ -74,6 +74,13 @@ pub struct Message {
 }
 
 impl Message {
+    /// Seconds that a message which has waited for so long has left, if it ever expires [MQTT-3.3.2-6].
+    #[must_use]
+    pub fn seconds_left(&self, waited: Duration) -> Option<u32> {
+        let waited = u32::try_from(waited.as_secs()).unwrap_or(u32::MAX);
+        Some(self.properties.as_ref()?.expiry_seconds?.saturating_sub(waited))
+    }
+
     /// The memory that this message takes, in bytes, for the bounds in [`Limits`](crate::limits::Limits):
     /// what varies, and a constant for the structures around it.
     #[must_use]

@@ -36,11 +36,13 @@ pub enum Mutant {
     ConfirmedStays,
     /// Acknowledgements leave in the order of safety instead of the order of reception.
     AcksReordered,
+    /// A message counts as safe although its retained copy is not.
+    RetainedNotAwaited,
 }
 
 impl Mutant {
     /// All of them, in order.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -57,6 +59,7 @@ impl Mutant {
         Self::CoapNoDedupe,
         Self::ConfirmedStays,
         Self::AcksReordered,
+        Self::RetainedNotAwaited,
     ];
 }
 

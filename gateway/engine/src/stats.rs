@@ -40,6 +40,10 @@ pub struct ProtocolStats {
     pub sessions: u64,
     /// Gauge: subscriptions (MQTT only).
     pub subscriptions: u64,
+    /// Gauge: retained messages (MQTT only).
+    pub retained: u64,
+    /// Counter: messages that could not be retained for want of room (MQTT only).
+    pub not_retained: u64,
     /// Counter: PUBLISH packets or POST and PUT requests received, repetitions included.
     pub received: u64,
     /// Counter: repetitions among them.

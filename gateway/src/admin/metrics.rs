@@ -150,6 +150,12 @@ impl View {
         for (name, help, field) in counters {
             f.counters(name, help, "protocol", both(), |p| field(p))?;
         }
+        f.gauge("retained_messages", "Retained MQTT messages", self.status.mqtt.retained)?;
+        f.counter(
+            "not_retained_messages",
+            "MQTT messages that could not be retained for want of room",
+            self.status.mqtt.not_retained,
+        )?;
         f.counter(
             "connections_refused",
             "Connections refused before a byte was read, because there were too many",

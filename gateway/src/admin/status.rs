@@ -70,6 +70,10 @@ pub struct Protocol {
     pub sessions: u64,
     /// Gauge: subscriptions.
     pub subscriptions: u64,
+    /// Gauge: retained messages.
+    pub retained: u64,
+    /// Counter: messages that could not be retained for want of room.
+    pub not_retained: u64,
     /// Counter: messages received, repetitions included.
     pub received: u64,
     /// Counter: repetitions among them.
@@ -195,6 +199,8 @@ impl From<&ProtocolStats> for Protocol {
             peers: s.peers,
             sessions: s.sessions,
             subscriptions: s.subscriptions,
+            retained: s.retained,
+            not_retained: s.not_retained,
             received: s.received,
             repeated: s.repeated,
             acknowledged: s.acknowledged,

@@ -171,7 +171,13 @@ fn row(name: &str, cells: impl Iterator<Item = String>) -> Vec<String> {
 
 fn traffic(p: &Protocol) -> String {
     let mut text = format!("{} received, {} acknowledged", p.received, p.acknowledged);
-    for (count, what) in [(p.repeated, "repeated"), (p.dropped, "dropped"), (p.refused, "peers refused")] {
+    let exceptions = [
+        (p.repeated, "repeated"),
+        (p.dropped, "dropped"),
+        (p.not_retained, "not retained"),
+        (p.refused, "peers refused"),
+    ];
+    for (count, what) in exceptions {
         if count > 0 {
             let _ = write!(text, ", {count} {what}");
         }

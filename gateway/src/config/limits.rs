@@ -46,6 +46,8 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     time("session_expiry_max", &mut limits.session_expiry_max, Duration::ZERO, 365 * DAY);
     count("subscriber_messages", &mut limits.outgoing_messages, 1, 1_000_000);
     bytes("subscriber_size", &mut limits.outgoing_bytes, 1 << 10, 1 << 30);
+    count("retained_messages", &mut limits.retained_messages, 0, 1_000_000);
+    bytes("retained_size", &mut limits.retained_bytes, 0, 1 << 30);
     bytes("unsafe_size", &mut limits.unsafe_bytes, 64 << 10, MEMORY_BYTES_MOST);
     time("confirm_timeout", &mut limits.confirm_timeout, Duration::from_secs(1), 60 * MINUTE);
     limits.upstream_attempts = section

@@ -147,6 +147,8 @@ pub(super) const LIMITS: Table = Table {
         key("session_expiry_max"),
         key("subscriber_messages"),
         key("subscriber_size"),
+        key("retained_messages"),
+        key("retained_size"),
         key("unsafe_size"),
         key("confirm_timeout"),
         key("upstream_attempts"),

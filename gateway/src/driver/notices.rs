@@ -15,6 +15,8 @@ pub(super) struct Notices {
     disconnected: Throttle,
     refused: Throttle,
     sessions_lost: Throttle,
+    retained_lost: Throttle,
+    not_retained: Throttle,
     buried: Throttle,
     holding: Throttle,
     dropped: Throttle,
@@ -69,6 +71,21 @@ impl Notices {
                         client,
                         suppressed,
                         "a stored session was lost and begins anew: {reason}"
+                    );
+                }
+            }
+            Notice::RetainedLost { topic, reason } => {
+                if let Some(Pass { suppressed }) = self.retained_lost.allow(now) {
+                    tracing::error!(topic, suppressed, "a stored retained message was lost: {reason}");
+                }
+            }
+            Notice::NotRetained { topic } => {
+                if let Some(Pass { suppressed }) = self.not_retained.allow(now) {
+                    tracing::warn!(
+                        topic = %topic.as_str().escape_debug(),
+                        suppressed,
+                        "a message was passed on but not retained: there is no room for another \
+                         (limits.retained_messages, limits.retained_size)"
                     );
                 }
             }

@@ -11,5 +11,7 @@ mod delivering;
 mod ending;
 mod overload;
 mod publishing;
+mod retaining;
 mod sessions;
+mod sharing;
 mod subscribing;

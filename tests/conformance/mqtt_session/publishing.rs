@@ -373,16 +373,6 @@ fn topics_that_are_not_permitted_are_refused_for_good() {
 }
 
 #[test]
-fn retain_is_refused_where_connack_said_so_and_passed_on_elsewhere() {
-    let (mut world, client) = connected(Version::V5);
-    world.publish(client, Publish { retain: true, ..one(Qos::AtLeastOnce, 1) });
-    assert_eq!(world.said(client), ["DISCONNECT 0x9A"]);
-    let (mut world, client) = connected(Version::V3_1_1);
-    world.publish(client, Publish { retain: true, ..one(Qos::AtLeastOnce, 1) });
-    assert!(world.published[0].0.retain);
-}
-
-#[test]
 fn what_goes_with_a_message_is_passed_on_unchanged() {
     let (mut world, client) = connected(Version::V5);
     let list = [

@@ -322,9 +322,22 @@ impl World {
             source: incoming.source,
             properties: incoming.properties.clone(),
         };
-        let count = self.mqtt.deliver(self.now, &Arc::new(message));
+        let message = Arc::new(message);
+        let count = self.mqtt.deliver(self.now, &message);
+        let retained = if message.retain { self.mqtt.retain(self.now, &message) } else { None };
+        if let Some(op) = retained {
+            self.requests += 1;
+            self.changes.push_back((op, None, self.requests));
+        }
         self.settle();
         count
+    }
+
+    /// A client publishes a message to be retained; it becomes safe and durable.
+    pub(crate) fn retain(&mut self, from: Client, publish: Publish<'_>) {
+        self.relay(from, Publish { retain: true, ..publish });
+        self.durable();
+        self.said(from);
     }
 
     /// A client publishes, it becomes safe, is delivered, and the acknowledgement is looked away from.

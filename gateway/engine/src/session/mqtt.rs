@@ -1,6 +1,6 @@
 //! MQTT 3.1, 3.1.1 and 5.0 for all connections and sessions. Takes bytes and facts, gives requests; never decides that
 //! a message is safe, and acknowledges only what it is told is. Deterministic. Every table is bounded by
-//! [`Limits`](crate::limits::Limits). Not supported yet, and said so in CONNACK: retained messages, shared subscriptions.
+//! [`Limits`](crate::limits::Limits).
 //!
 //! `packets` turns bytes into packets and calls `greeting`, `publish`, `subscribe`, `deliver`; `ending` takes leave.
 //! `session` is what lasts, with its halves `inbound` and `outbound`; `connection` is what does not.
@@ -15,6 +15,7 @@ mod outbox;
 mod packets;
 mod publish;
 mod record;
+mod retained;
 mod session;
 mod slab;
 mod subscribe;
@@ -35,11 +36,12 @@ use bytes::Bytes;
 use connection::{Connection, Phase};
 use ending::Ending;
 use packets::Exchange;
+use retained::{Kept, Retained};
 use slab::{SessionKey, Slab};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
-use subscriptions::{Match, Tree};
+use subscriptions::{Found, Tree};
 use tidegate_wire::mqtt::{self, Kind, ReasonCode};
 use timers::{Due, Timers};
 
@@ -85,7 +87,7 @@ pub struct Mqtt {
     /// Client ids made up in this life.
     assigned: u64,
     /// Kept for its memory.
-    matches: Vec<Match>,
+    matches: Found,
 }
 
 /// What every handler needs: the rules, and where requests and counts go.
@@ -99,6 +101,8 @@ struct Shared {
     requests: VecDeque<Request>,
     /// Connections that have something to send.
     dirty: VecDeque<ConnId>,
+    retained: Retained,
+    not_retained: u64,
     received: u64,
     repeated: u64,
     acknowledged: u64,
@@ -132,7 +136,7 @@ impl Mqtt {
             clearing: BTreeMap::new(),
             clearings: 0,
             delayed: BTreeSet::new(),
-            tree: Tree::new(),
+            tree: Tree::new(setup.seed),
             timers: Timers::default(),
             shared: Shared {
                 limits: setup.limits.clone(),
@@ -142,6 +146,8 @@ impl Mqtt {
                 stopping: false,
                 requests: VecDeque::new(),
                 dirty: VecDeque::new(),
+                retained: Retained::default(),
+                not_retained: 0,
                 received: 0,
                 repeated: 0,
                 acknowledged: 0,
@@ -151,7 +157,7 @@ impl Mqtt {
             },
             epoch: setup.epoch,
             assigned: 0,
-            matches: Vec::new(),
+            matches: Found::default(),
         };
         // Sessions first: packet ids belong to them.
         for kind in [RecordKind::Session, RecordKind::InboundQos2] {
@@ -163,7 +169,23 @@ impl Mqtt {
                 }
             }
         }
+        for (key, value) in records.iter().filter(|(key, _)| key.kind == RecordKind::Retained) {
+            mqtt.restore_retained(now, key, value);
+        }
         mqtt
+    }
+
+    fn restore_retained(&mut self, now: Now, key: &RecordKey, value: &[u8]) {
+        let shared = &mut self.shared;
+        match shared.retained.restore(now, &key.key, value) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(reason) => {
+                let topic = String::from_utf8_lossy(&key.key).escape_default().to_string();
+                shared.output(Output::Notice(Notice::RetainedLost { topic, reason }));
+            }
+        }
+        shared.change(Op::Remove { key: key.clone() });
     }
 
     fn restore(&mut self, now: Instant, key: &RecordKey, value: &[u8]) -> Result<(), &'static str> {
@@ -241,7 +263,7 @@ impl Mqtt {
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.outbox.sent(count);
         if let Some(mut exchange) = self.exchange_of(now.instant, conn)
-            && exchange.session.outbound.len() > 0
+            && (exchange.session.outbound.len() > 0 || !exchange.session.replays.is_empty())
         {
             exchange.pump();
         }
@@ -322,6 +344,21 @@ impl Mqtt {
         self.fan_out(now.instant, message)
     }
 
+    /// Retains a message whose publisher wants that, if there is room: the change of the store that makes it last.
+    pub fn retain(&mut self, now: Now, message: &Arc<Message>) -> Option<Op> {
+        if self.shared.limits.retained_messages == 0 {
+            return None;
+        }
+        match self.shared.retained.keep(now.instant, message, &self.shared.limits) {
+            Kept::Changed(op) => Some(op),
+            Kept::Full(op) => {
+                self.shared.not_retained += 1;
+                self.shared.output(Output::Notice(Notice::NotRetained { topic: message.topic.clone() }));
+                op
+            }
+        }
+    }
+
     /// Devices are to hold back, or may go on: publishers are not read, QoS 0 is dropped.
     pub fn hold(&mut self, now: Now, on: bool) {
         self.shared.holding = on;
@@ -343,12 +380,15 @@ impl Mqtt {
                 Due::Session(key) => self.session_due(now.instant, key),
             }
         }
+        while let Some(op) = self.shared.retained.expired(now.instant) {
+            self.shared.change(op);
+        }
     }
 
     /// When [`Mqtt::tick`] is due next.
     #[must_use]
     pub fn timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.shared.retained.timeout()].into_iter().flatten().min()
     }
 
     /// Ends: nothing more is read, and every connection is closed once what it still waits for has been acknowledged.
@@ -413,6 +453,8 @@ impl Mqtt {
             peers: self.connections.len() as u64,
             sessions: self.sessions.len() as u64,
             subscriptions: self.tree.len() as u64,
+            retained: self.shared.retained.len() as u64,
+            not_retained: self.shared.not_retained,
             received: self.shared.received,
             repeated: self.shared.repeated,
             acknowledged: self.shared.acknowledged,

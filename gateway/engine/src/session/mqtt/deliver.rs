@@ -1,12 +1,14 @@
 //! Messages to subscribers: who gets one, what waits for whom, and what the client's acknowledgements free.
 //! A slow or absent subscriber costs its own messages, nobody else's.
 
-use super::outbound::{Acked, Next, Parcel};
+use super::outbound::{Acked, Next, Outbound, Parcel};
 use super::packets::Exchange;
-use super::subscriptions::{Granted, Match};
-use super::{Mqtt, write};
+use super::slab::SessionKey;
+use super::subscriptions::{Granted, GroupKey, Match};
+use super::{Mqtt, Shared, write};
 use crate::message::{Message, Qos};
 use crate::time::Instant;
+use crate::topic::Filter;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use tidegate_wire::mqtt::{self, Kind, ReasonCode};
@@ -16,31 +18,102 @@ struct Share {
     qos: Qos,
     retain: bool,
     ids: Vec<NonZeroU32>,
+    /// The shared subscription that it is for.
+    shared: Option<Filter>,
+    /// When the message was accepted.
+    since: Instant,
+}
+
+/// How well a member of a group can take a message now; the least is the best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Readiness {
+    /// It would be sent at once.
+    Ready,
+    /// It would wait for what is under way.
+    Busy,
+    /// It would wait for the client to come back.
+    Away,
 }
 
 impl Mqtt {
-    /// Hands a message to every session with a subscription for it, once each. Says how many took it.
+    /// Hands a message to every session with a subscription for it, once each, and to one member of each group that
+    /// shares one. Says how many took it.
     pub(super) fn fan_out(&mut self, now: Instant, message: &Arc<Message>) -> usize {
         let mut found = std::mem::take(&mut self.matches);
         found.clear();
         self.tree.matches(&message.topic, &mut found);
-        found.sort_unstable_by_key(|(key, granted)| (*key, granted.id));
+        found.sessions.sort_unstable_by_key(|(key, granted)| (*key, granted.id));
         let mut taken = 0;
-        for matches in found.chunk_by(|(a, _), (b, _)| a == b) {
+        for matches in found.sessions.chunk_by(|(a, _), (b, _)| a == b) {
             taken += usize::from(self.hand(now, message, matches));
+        }
+        for group in &found.groups {
+            taken += usize::from(self.hand_to_group(now, message, *group, now));
         }
         self.matches = found;
         taken
     }
 
-    /// Hands a message to one session.
+    /// Hands a message to one session by its subscriptions.
     fn hand(&mut self, now: Instant, message: &Arc<Message>, matches: &[Match]) -> bool {
-        let Some(session) = matches.first().and_then(|(key, _)| self.sessions.get_mut(*key)) else {
+        let Some((key, session)) =
+            matches.first().and_then(|(key, _)| Some((*key, self.sessions.get(*key)?)))
+        else {
             return false;
         };
         let own = message.device == session.client;
         let wanted = matches.iter().map(|(_, granted)| granted).filter(|granted| !(own && granted.no_local));
-        let Some(share) = share(message, wanted) else { return false };
+        share(message, wanted, now).is_some_and(|share| self.give(now, key, message, share))
+    }
+
+    /// Hands a message to one member of a group: one that is connected and has room first, each in its turn
+    /// (MQTT 5.0, 4.8.2).
+    fn hand_to_group(&mut self, now: Instant, message: &Arc<Message>, key: GroupKey, since: Instant) -> bool {
+        let Some(group) = self.tree.group_mut(key) else { return false };
+        let count = group.members.len();
+        let mut best: Option<(Readiness, usize)> = None;
+        for place in (group.turn..count).chain(0..group.turn.min(count)) {
+            let Some((member, granted)) = group.members.get(place) else { continue };
+            let Some(session) = self.sessions.get(*member) else { continue };
+            let backlog = session
+                .connection
+                .and_then(|id| self.connections.get(&id))
+                .map(|connection| connection.outbox.backlog());
+            let qos = granted.qos.min(message.qos);
+            let Some(readiness) = self.shared.readiness(&session.outbound, backlog, qos, message) else {
+                continue;
+            };
+            if best.is_none_or(|(other, _)| readiness < other) {
+                best = Some((readiness, place));
+            }
+            if readiness == Readiness::Ready {
+                break;
+            }
+        }
+        let Some((_, place)) = best else {
+            self.shared.dropped += u64::from(message.qos > Qos::AtMostOnce);
+            return false;
+        };
+        group.turn = place + 1;
+        let Some((member, granted)) = group.members.get(place).copied() else { return false };
+        let shared = Some(group.filter.clone());
+        let share = share(message, std::iter::once(&granted), since);
+        share.is_some_and(|share| self.give(now, member, message, Share { shared, ..share }))
+    }
+
+    /// Hands what a session that has ended had by shared subscriptions to other members of their groups.
+    pub(super) fn pass_on(&mut self, now: Instant, outbound: &mut Outbound) {
+        for parcel in outbound.take_shared() {
+            let group = parcel.shared.as_ref().and_then(|filter| self.tree.group_of(filter));
+            if let Some(group) = group {
+                self.hand_to_group(now, &parcel.message, group, parcel.since);
+            }
+        }
+    }
+
+    /// Gives a session a message, if its bounds allow it.
+    fn give(&mut self, now: Instant, key: SessionKey, message: &Arc<Message>, share: Share) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return false };
         let limits = &self.shared.limits;
         let connection = session.connection;
         if share.qos == Qos::AtMostOnce {
@@ -58,14 +131,7 @@ impl Mqtt {
             self.shared.dropped += 1;
             return false;
         }
-        let Share { qos, retain, ids } = share;
-        session.outbound.push(Parcel {
-            message: Arc::clone(message),
-            qos,
-            retain,
-            subscriptions: ids,
-            since: now,
-        });
+        session.outbound.push(share.parcel(message));
         if let Some(mut exchange) = connection.and_then(|id| self.exchange_of(now, id)) {
             exchange.pump();
         }
@@ -73,17 +139,58 @@ impl Mqtt {
     }
 }
 
+impl Share {
+    fn parcel(self, message: &Arc<Message>) -> Parcel {
+        let Self { qos, retain, ids, shared, since } = self;
+        Parcel { message: Arc::clone(message), qos, retain, subscriptions: ids, shared, since }
+    }
+}
+
 /// The highest QoS of the matching subscriptions [MQTT-3.3.4-2], and all their identifiers [MQTT-3.3.4-4].
-fn share<'a>(message: &Message, wanted: impl Iterator<Item = &'a Granted>) -> Option<Share> {
+fn share<'a>(message: &Message, wanted: impl Iterator<Item = &'a Granted>, since: Instant) -> Option<Share> {
     let mut share: Option<Share> = None;
     for granted in wanted {
-        let share =
-            share.get_or_insert_with(|| Share { qos: Qos::AtMostOnce, retain: false, ids: Vec::new() });
+        let share = share.get_or_insert_with(|| Share {
+            qos: Qos::AtMostOnce,
+            retain: false,
+            ids: Vec::new(),
+            shared: None,
+            since,
+        });
         share.qos = share.qos.max(granted.qos.min(message.qos));
         share.retain |= granted.retain_as_published && message.retain;
         share.ids.extend(granted.id);
     }
     share
+}
+
+impl Shared {
+    /// How well a session can take a message; `None` when it cannot. `backlog`: what its connection has not sent, if it
+    /// has one.
+    fn readiness(
+        &self,
+        outbound: &Outbound,
+        backlog: Option<usize>,
+        qos: Qos,
+        message: &Message,
+    ) -> Option<Readiness> {
+        let limits = &self.limits;
+        let bytes = outbound.bytes() + backlog.unwrap_or(0) + message.footprint();
+        if bytes > limits.outgoing_bytes {
+            return None;
+        }
+        if qos == Qos::AtMostOnce {
+            return backlog.map(|_| Readiness::Ready);
+        }
+        if outbound.len() >= limits.outgoing_messages {
+            return None;
+        }
+        match backlog {
+            Some(_) if outbound.is_ready() => Some(Readiness::Ready),
+            Some(_) => Some(Readiness::Busy),
+            None => Some(Readiness::Away),
+        }
+    }
 }
 
 impl Exchange<'_> {
@@ -98,7 +205,7 @@ impl Exchange<'_> {
             dup: false,
             packet_id: None,
             subscriptions: &share.ids,
-            seconds_left: message.properties.as_ref().and_then(|properties| properties.expiry_seconds),
+            seconds_left: message.seconds_left(self.now.since(share.since)),
         };
         let (version, most) = (self.version(), self.packet_bytes());
         if fits && write::publish(&mut self.connection.outbox, version, &copy, most).is_ok() {
@@ -112,6 +219,9 @@ impl Exchange<'_> {
 
     /// Sends what waits, as far as the client's Receive Maximum and its buffer allow.
     pub(super) fn pump(&mut self) {
+        if !self.session.replays.is_empty() {
+            self.replay();
+        }
         let (version, most) = (self.version(), self.packet_bytes());
         loop {
             // One message may go beyond the bound: a larger one could otherwise never be sent.
@@ -150,6 +260,41 @@ impl Exchange<'_> {
             }
         }
         self.shared.stir(self.id, self.connection);
+    }
+
+    /// Goes on with what is retained for new subscriptions: as much as leaves room for what is published meanwhile. What
+    /// is left comes when the client has taken some; the first comes behind the SUBACK.
+    fn replay(&mut self) {
+        while self.session.held.is_empty()
+            && let Some(replay) = self.session.replays.front_mut()
+        {
+            let limits = &self.shared.limits;
+            let bytes = self.session.outbound.bytes() + self.connection.outbox.backlog();
+            if bytes >= limits.outgoing_bytes / 2
+                || self.session.outbound.len() >= limits.outgoing_messages.div_ceil(2)
+            {
+                break;
+            }
+            let Some(entry) = self.shared.retained.next(&replay.filter, replay.after.as_ref()) else {
+                self.session.replays.pop_front();
+                continue;
+            };
+            let message = Arc::clone(&entry.message);
+            replay.after = Some(message.topic.clone());
+            let Granted { qos, id, .. } = replay.granted;
+            let share = Share {
+                qos: qos.min(message.qos),
+                retain: true,
+                ids: id.into_iter().collect(),
+                shared: None,
+                since: entry.since,
+            };
+            if share.qos == Qos::AtMostOnce {
+                self.send_now(&message, &share);
+            } else {
+                self.session.outbound.push(share.parcel(&message));
+            }
+        }
     }
 
     pub(super) fn puback(&mut self, ack: &mqtt::Ack<'_>) {

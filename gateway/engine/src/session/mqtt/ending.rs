@@ -131,7 +131,7 @@ impl Mqtt {
             }
         }
         if expiry.is_zero() {
-            self.remove_session(link.session);
+            self.remove_session(now, link.session);
             return;
         }
         session.ends = Some(now.after(expiry));
@@ -148,7 +148,7 @@ impl Mqtt {
     }
 
     /// Ends a session: nothing of it is kept [MQTT-4.1.0-2]. What was ordered before is carried out before.
-    pub(super) fn remove_session(&mut self, key: SessionKey) {
+    pub(super) fn remove_session(&mut self, now: Instant, key: SessionKey) {
         let Some(mut session) = self.sessions.remove(key) else { return };
         self.timers.disarm(&mut session.armed, Due::Session(key));
         self.shared.publish_will(&mut session);
@@ -156,6 +156,7 @@ impl Mqtt {
         for filter in session.subscriptions.keys() {
             self.tree.remove(filter, key);
         }
+        self.pass_on(now, &mut session.outbound);
         let session_key = session.recorded.then(|| record::session_key(&session.client));
         let packet_keys = session.inbound.recorded().map(|id| record::packet_key(&session.client, id));
         // The session's own record last: a crash in between must not leave packet ids without a session.
@@ -228,7 +229,7 @@ impl Mqtt {
             self.shared.publish_will(session);
         }
         if session.ends.is_some_and(|ends| ends <= now) {
-            self.remove_session(key);
+            self.remove_session(now, key);
         } else {
             self.watch(key);
         }

@@ -199,7 +199,7 @@ impl Mqtt {
         // A session that ends with its connection is gone by now.
         let key = self.clients.get(client).copied()?;
         if clean_start {
-            self.remove_session(key);
+            self.remove_session(now, key);
             return None;
         }
         Some(key)
@@ -237,7 +237,7 @@ impl Shared {
 
     /// Checks a will as if it were published now: later nobody could be told.
     fn will(&self, version: Version, client: &DeviceId, will: &mqtt::Will<'_>) -> Result<Will, Refusal> {
-        if version.is_v5() && will.retain {
+        if version.is_v5() && will.retain && self.limits.retained_messages == 0 {
             return Err((ReasonCode::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
         }
         // Older versions have no word for a topic; "not authorised" is the nearest.
@@ -280,8 +280,8 @@ impl Shared {
             Property::ReceiveMaximum(self.limits.receive_maximum),
             Property::MaximumPacketSize(u32::try_from(self.limits.packet_bytes).unwrap_or(u32::MAX)),
             Property::TopicAliasMaximum(self.limits.topic_alias_maximum),
-            Property::RetainAvailable(false),
-            Property::SharedAvailable(false),
+            Property::RetainAvailable(self.limits.retained_messages > 0),
+            Property::SharedAvailable(true),
         ];
         let expiry = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
         if expiry != connect.properties.session_expiry().unwrap_or(0) {

@@ -3,6 +3,7 @@
 
 use crate::message::{Message, Qos};
 use crate::time::{Duration, Instant};
+use crate::topic::Filter;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ pub(super) struct Parcel {
     pub(super) retain: bool,
     /// The identifiers of the subscriptions that it matched.
     pub(super) subscriptions: Vec<NonZeroU32>,
+    /// The shared subscription by which it came, if it came by one.
+    pub(super) shared: Option<Filter>,
     /// When it was accepted: its expiry counts from then.
     pub(super) since: Instant,
 }
@@ -35,8 +38,7 @@ impl Parcel {
 
     /// Seconds that the message has left, if it ever expires [MQTT-3.3.2-6].
     pub(super) fn seconds_left(&self, now: Instant) -> Option<u32> {
-        let waited = u32::try_from(now.since(self.since).as_secs()).unwrap_or(u32::MAX);
-        Some(self.expiry()?.saturating_sub(waited))
+        self.message.seconds_left(now.since(self.since))
     }
 
     /// Whether the message has waited for longer than its publisher wanted.
@@ -121,6 +123,22 @@ impl Outbound {
     /// Messages waiting or in flight.
     pub(super) fn len(&self) -> usize {
         self.queue.len() + self.in_flight.len()
+    }
+
+    /// Whether one more would be sent at once.
+    pub(super) fn is_ready(&self) -> bool {
+        self.queue.is_empty() && self.outstanding < self.window
+    }
+
+    /// The session has ended: what came by a shared subscription and may go to another member of the group. Not what the
+    /// client may have received with QoS 2 [MQTT-4.8.2-5].
+    pub(super) fn take_shared(&mut self) -> Vec<Parcel> {
+        let sent = std::mem::take(&mut self.in_flight).into_iter();
+        let again = sent.filter_map(|entry| {
+            let sent = entry.sent;
+            entry.parcel.filter(|parcel| !sent || parcel.qos == Qos::AtLeastOnce)
+        });
+        again.chain(std::mem::take(&mut self.queue)).filter(|parcel| parcel.shared.is_some()).collect()
     }
 
     /// The memory that they take, in bytes.
@@ -271,6 +289,7 @@ mod tests {
             qos,
             retain: false,
             subscriptions: Vec::new(),
+            shared: None,
             since: Instant(0),
         }
     }

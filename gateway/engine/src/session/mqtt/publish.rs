@@ -27,7 +27,7 @@ impl Exchange<'_> {
         }
         let packet_id = publish.packet_id.map_or(0, mqtt::PacketId::get);
         self.check_flow(publish.qos, packet_id)?;
-        if self.version().is_v5() && publish.retain {
+        if self.version().is_v5() && publish.retain && self.shared.limits.retained_messages == 0 {
             return Err(Ending::fault(
                 ReasonCode::RETAIN_NOT_SUPPORTED,
                 "retained messages are not supported",

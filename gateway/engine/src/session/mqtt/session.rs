@@ -7,7 +7,7 @@ use super::subscriptions::Granted;
 use crate::id::{ConnId, DeviceId};
 use crate::session::Incoming;
 use crate::time::{Duration, Instant};
-use crate::topic::Filter;
+use crate::topic::{Filter, Topic};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,6 +18,15 @@ pub(super) struct Will {
     pub(super) delay: Duration,
     /// When it goes out, once the connection has ended.
     pub(super) due: Option<Instant>,
+}
+
+/// Retained messages on their way to a new subscription: sent as the client takes them, not all at once.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) filter: Filter,
+    pub(super) granted: Granted,
+    /// The topic of the one sent last.
+    pub(super) after: Option<Topic>,
 }
 
 /// SUBACKs and UNSUBACKs that wait for their record at the most; further packets then wait, too.
@@ -43,6 +52,8 @@ pub(super) struct Session {
     pub(super) armed: Option<Instant>,
     pub(super) will: Option<Will>,
     pub(super) subscriptions: BTreeMap<Filter, Granted>,
+    /// At most one a subscription.
+    pub(super) replays: VecDeque<Replay>,
     pub(super) inbound: Inbound,
     pub(super) outbound: Outbound,
     /// A record of it was ordered, durable or not yet. Sessions without anything to remember have none: flash is spared (P6).
@@ -64,6 +75,7 @@ impl Session {
             armed: None,
             will: None,
             subscriptions: BTreeMap::new(),
+            replays: VecDeque::new(),
             inbound: Inbound::default(),
             outbound: Outbound::new(),
             recorded: false,
@@ -71,6 +83,12 @@ impl Session {
             durable: 0,
             held: VecDeque::new(),
         }
+    }
+
+    /// Begins to send what is retained to a subscription, from the first.
+    pub(super) fn replay(&mut self, filter: &Filter, granted: Granted) {
+        self.replays.retain(|replay| replay.filter != *filter);
+        self.replays.push_back(Replay { filter: filter.clone(), granted, after: None });
     }
 
     /// Whether it outlives its connection.

@@ -10,7 +10,8 @@ use crate::topic::Filter;
 use bytes::Bytes;
 use std::num::NonZeroU32;
 use tidegate_wire::mqtt::{
-    self, Packet, Properties, ReasonCode, SubAck, Subscribe, Subscription, UnsubAck, Unsubscribe,
+    self, Packet, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
+    Unsubscribe,
 };
 
 impl Exchange<'_> {
@@ -43,11 +44,11 @@ impl Exchange<'_> {
         wish: &Subscription<'_>,
         id: Option<NonZeroU32>,
     ) -> Result<(Granted, bool), ReasonCode> {
-        if wish.filter.starts_with("$share/") {
-            return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
-        }
+        // Older versions do not know shared subscriptions; they get them in the same form, as other brokers do it.
+        let group = mqtt::split_shared(wish.filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+        let plain = group.map_or(wish.filter, |(_, filter)| filter);
         let limits = &self.shared.limits;
-        let levels = 1 + wish.filter.bytes().filter(|byte| *byte == b'/').count();
+        let levels = 1 + plain.bytes().filter(|byte| *byte == b'/').count();
         if wish.filter.len() > limits.topic_bytes || levels > limits.topic_levels {
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
         }
@@ -63,6 +64,15 @@ impl Exchange<'_> {
             retain_handling: wish.retain_handling as u8,
             id,
         };
+        let replay = match wish.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => before.is_none(),
+            RetainHandling::DoNotSend => false,
+        };
+        // A shared subscription gets none (MQTT 5.0, 4.8.2).
+        if replay && group.is_none() && limits.retained_messages > 0 {
+            self.session.replay(&filter, granted);
+        }
         if before == Some(granted) {
             return Ok((granted, false));
         }
@@ -79,6 +89,7 @@ impl Exchange<'_> {
                 Filter::new(text).ok().filter(|filter| self.session.subscriptions.remove(filter).is_some());
             if let Some(filter) = &known {
                 self.tree.remove(filter, self.key);
+                self.session.replays.retain(|replay| replay.filter != *filter);
                 changed = true;
             }
             codes.push(if known.is_some() {
@@ -113,6 +124,7 @@ impl Exchange<'_> {
             // An answer that the client's Maximum Packet Size does not allow is left out [MQTT-3.1.2-24].
             let most = self.packet_bytes();
             let _ = write::packet(&mut self.connection.outbox, version, packet, most);
+            self.pump();
             return;
         }
         let length = mqtt::encoded_len(version, packet).unwrap_or(0);
@@ -127,7 +139,7 @@ impl Exchange<'_> {
         while let Some(held) = self.session.held.pop_front_if(|held| held.serial <= serial) {
             self.connection.outbox.tail().extend_from_slice(&held.packet);
         }
-        self.shared.stir(self.id, self.connection);
+        self.pump();
     }
 }
 
