@@ -1,9 +1,13 @@
 //! The configuration as meant: checked, complete, every default filled in. What the operator wrote, with its
 //! line and column, stands in `config/`; nothing outside that folder sees it.
 
+mod certificates;
 mod environment;
+mod file;
 mod limits;
 mod mistake;
+mod mqtt;
+mod network;
 mod read;
 mod routes;
 mod schema;
@@ -14,8 +18,10 @@ mod written;
 
 pub use environment::Environment;
 pub use mistake::{Mistake, Mistakes, Place, Severity};
+pub use network::{Network, NotANetwork};
 pub(crate) use value::{show_duration, show_size};
 
+use crate::tls::Tls;
 use read::Report;
 use std::io::Read as _;
 use std::net::SocketAddr;
@@ -36,6 +42,12 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// `mqtt.listen`.
     pub mqtt_listen: Vec<SocketAddr>,
+    /// `mqtt.tls`.
+    pub mqtt_tls: Option<Secure>,
+    /// `mqtt.websocket`.
+    pub mqtt_websocket: WebSocket,
+    /// `mqtt.proxy_protocol`: whoever connects from here begins with a PROXY header, and is believed.
+    pub mqtt_proxies: Vec<Network>,
     /// `coap.listen` (UDP).
     pub coap_listen: Vec<SocketAddr>,
     /// `admin.listen`; `None` when the operator wrote an empty text.
@@ -135,6 +147,26 @@ pub fn parse(source: &str, file: Option<&Path>, environment: &Environment) -> Re
         }
         _ => Err(Mistakes(found)),
     }
+}
+
+/// A listener with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secure {
+    /// `listen`.
+    pub listen: Vec<SocketAddr>,
+    /// `certificate`, `key`, `client_ca` and `client_crl`, read and checked.
+    pub tls: Tls,
+}
+
+/// MQTT over WebSocket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebSocket {
+    /// `listen`.
+    pub listen: Vec<SocketAddr>,
+    /// `origins`: web pages that may connect besides those of the gateway's own host.
+    pub origins: Vec<String>,
+    /// `tls`.
+    pub tls: Option<Secure>,
 }
 
 /// An upstream.

@@ -2,7 +2,6 @@
 //! writing side over and keeps reading, the other says through the gate whether to read.
 
 use crate::inbox::{DriverGone, Inbox};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,14 +47,13 @@ impl Entrance {
     /// [`DriverGone`] when nobody will take it.
     pub async fn open(
         &self,
-        address: SocketAddr,
+        peer: Peer,
         writer: impl AsyncWrite + Send + 'static,
     ) -> Result<(ConnId, Arc<Gate>), DriverGone> {
         let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
         let gate = Arc::new(Gate::default());
         let connection = Connection { conn, writer: Box::pin(writer), gate: Arc::clone(&gate) };
         self.attach.send(connection).await.map_err(|_| DriverGone)?;
-        let peer = Peer::at(address);
         self.inbox.send(Input::Opened { conn, peer }).await?;
         Ok((conn, gate))
     }

@@ -12,6 +12,8 @@ pub mod logging;
 pub mod notify;
 mod run;
 pub mod store;
+pub mod tls;
 pub mod upstream;
+mod web;
 
 pub use run::{RunError, run};

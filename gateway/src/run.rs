@@ -6,12 +6,13 @@ mod setup;
 
 use crate::admin::{self, About, Admin};
 use crate::clock::Clock;
-use crate::config::{Config, Mistakes};
+use crate::config::{Config, Mistakes, Secure};
 use crate::connection::Entrance;
 use crate::driver::{Driver, Ended, Handle, Parts};
 use crate::inbox::inbox;
 use crate::listen::admission::Admission;
 use crate::listen::coap::{self, Sockets};
+use crate::listen::handshake::{Door, Transport};
 use crate::listen::{BindError, mqtt};
 use crate::notify;
 use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
@@ -98,6 +99,7 @@ struct Gateway {
     driver: JoinHandle<Ended<SqliteStore>>,
     handle: Handle,
     admission: Arc<Admission>,
+    door: Arc<Door>,
     admin: Admin,
     /// Listeners; they end when this is dropped.
     listeners: JoinSet<()>,
@@ -162,8 +164,7 @@ impl Gateway {
 
         // The store first: that another gateway has this directory explains more than that it has our port.
         let opened = open_store(&config)?;
-        let listeners: Vec<_> =
-            config.mqtt_listen.iter().map(|a| mqtt::bind(*a)).collect::<Result<_, _>>()?;
+        let listeners = bind(&config)?;
         let sockets = Sockets::bind(&config.coap_listen)?;
         let admin_listener = config.admin_listen.map(admin::bind).transpose()?;
 
@@ -186,6 +187,7 @@ impl Gateway {
         let driver = tokio::spawn(driver.run());
 
         let admission = Admission::new(&config.limits);
+        let door = Door::new(entrance.clone(), Arc::clone(&admission), &config);
         let about = About {
             gateway: config.gateway.to_string(),
             epoch: opened.epoch,
@@ -198,6 +200,7 @@ impl Gateway {
             driver,
             handle,
             admission,
+            door,
             admin,
             listeners: JoinSet::new(),
             onlookers: JoinSet::new(),
@@ -208,10 +211,10 @@ impl Gateway {
         Ok(gateway)
     }
 
-    fn listen(&mut self, mqtt: Vec<TcpListener>, coap: &Sockets, entrance: &Entrance) {
-        for listener in mqtt {
-            announce("MQTT over TCP", listener.local_addr());
-            self.listeners.spawn(mqtt::serve(listener, entrance.clone(), Arc::clone(&self.admission)));
+    fn listen(&mut self, mqtt: Vec<(Transport, TcpListener)>, coap: &Sockets, entrance: &Entrance) {
+        for (transport, listener) in mqtt {
+            announce(transport.name(), listener.local_addr());
+            self.listeners.spawn(mqtt::serve(listener, transport, Arc::clone(&self.door)));
         }
         for (number, socket) in coap.numbered() {
             announce("CoAP over UDP", socket.local_addr());
@@ -353,9 +356,28 @@ impl Gateway {
         // The engine keeps the epoch and the random seed of this life.
         self.handle.reload(setup::of(&config, &lanes, 0)).await;
         self.admission.set_limits(&config.limits);
+        self.door.reload(&config);
         self.config = config;
         Ok((!restart.is_empty()).then(|| restart.join(", ")))
     }
+}
+
+/// Takes every address of MQTT.
+fn bind(config: &Config) -> Result<Vec<(Transport, TcpListener)>, BindError> {
+    let of = |secure: &Option<Secure>| secure.as_ref().map(|s| s.listen.clone()).unwrap_or_default();
+    let listeners = [
+        ("mqtt.listen", Transport::Tcp, config.mqtt_listen.clone()),
+        ("mqtt.tls.listen", Transport::Tls, of(&config.mqtt_tls)),
+        ("mqtt.websocket.listen", Transport::WebSocket, config.mqtt_websocket.listen.clone()),
+        ("mqtt.websocket.tls.listen", Transport::SecureWebSocket, of(&config.mqtt_websocket.tls)),
+    ];
+    let mut bound = Vec::new();
+    for (key, transport, addresses) in listeners {
+        for address in addresses {
+            bound.push((transport, mqtt::bind(key, address)?));
+        }
+    }
+    Ok(bound)
 }
 
 fn announce(protocol: &'static str, address: io::Result<std::net::SocketAddr>) {

@@ -6,11 +6,12 @@
 use std::path::{Path, PathBuf};
 use tidegate::config::{self, Environment};
 
+mod certificates;
 mod meaning;
 mod shipped;
 
 fn surroundings() -> Environment {
-    Environment { host: "gw-1".to_owned(), credentials: None, state: None }
+    Environment { host: "gw-1".to_owned(), credentials: None, state: None, now: 1_800_000_000 }
 }
 
 fn golden_files() -> Vec<PathBuf> {

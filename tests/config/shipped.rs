@@ -4,6 +4,7 @@ use super::surroundings;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tidegate::config::{Config, UpstreamKind, parse};
+use tidegate_tests::certificates::{Authority, SERVER};
 
 fn shipped(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(name);
@@ -22,6 +23,12 @@ fn uncommented(text: &str) -> String {
 
 fn meant(text: &str, folder: &Path) -> Config {
     std::fs::write(folder.join("cloud.password"), "guest\n").unwrap();
+    if !folder.join("server.crt").exists() {
+        Authority::new(folder, "ca").issue("server", SERVER);
+        let devices = Authority::new(folder, "devices");
+        devices.revoke(&[]);
+        std::fs::rename(folder.join("devices.crt"), folder.join("devices-ca.crt")).unwrap();
+    }
     std::fs::set_permissions(folder.join("cloud.password"), std::fs::Permissions::from_mode(0o600)).unwrap();
     parse(text, Some(&folder.join("tidegate.toml")), &surroundings())
         .unwrap_or_else(|wrong| panic!("{wrong}"))
@@ -45,6 +52,10 @@ fn what_the_shipped_configuration_shows_as_a_default_is_one() {
     assert_eq!(all.upstreams, least.upstreams);
     assert_eq!(all.limits, least.limits);
     // Examples stand where the default is nothing.
+    assert_eq!(all.mqtt_tls.unwrap().listen, ["127.0.0.1:8883".parse().unwrap()]);
+    assert_eq!(all.mqtt_websocket.listen, ["127.0.0.1:8083".parse().unwrap()]);
+    assert_eq!(all.mqtt_websocket.tls.unwrap().listen, ["127.0.0.1:8084".parse().unwrap()]);
+    assert_eq!(all.mqtt_proxies.len(), 1);
     assert_eq!(all.gateway.as_str(), "site-a");
     assert_eq!(all.data_dir, PathBuf::from("/var/lib/tidegate"));
     let mut routes = all.routes;

@@ -74,8 +74,16 @@ impl Gateway {
     /// # Panics
     /// When the file cannot be written.
     pub fn configure(&self, rest: &str) {
+        self.configure_with("", rest);
+    }
+
+    /// The same, with more keys of `[mqtt]`.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn configure_with(&self, mqtt: &str, rest: &str) {
         let text = format!(
-            "[gateway]\nid = \"test-site\"\ndata_dir = {:?}\n[mqtt]\nlisten = [\"{}\"]\n[coap]\nlisten = [\"{}\"]\n\
+            "[gateway]\nid = \"test-site\"\ndata_dir = {:?}\n[mqtt]\nlisten = [\"{}\"]\n{mqtt}\n[coap]\nlisten = [\"{}\"]\n\
              [admin]\nlisten = \"{}\"\n{rest}\n",
             self.data(),
             self.mqtt,

@@ -2,6 +2,7 @@
 //! with, ledgers to compare. Test code: it panics where the world is not as a test needs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod certificates;
 pub mod fleet;
 pub mod gateway;
 pub mod ledger;

@@ -12,6 +12,10 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// Stream connections whose CONNECT has not been accepted yet.
     pub connections_unauthenticated: usize,
+    /// Handshakes below MQTT (TLS, WebSocket, PROXY) under way at once; the next ones wait.
+    pub handshakes: usize,
+    /// From the beginning of such a handshake to its end.
+    pub handshake_timeout: Duration,
     /// From the opening of a connection to its whole CONNECT.
     pub connect_timeout: Duration,
     /// The largest packet before the CONNECT is accepted: nothing larger is even awaited.
@@ -86,6 +90,9 @@ impl Default for Limits {
             connections: 4_096,
             connections_per_address: 64,
             connections_unauthenticated: 128,
+            // More than `connections_per_address`: one address cannot have them all.
+            handshakes: 128,
+            handshake_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(10),
             packet_bytes_unauthenticated: 8 << 10,
             packet_bytes: 256 << 10,

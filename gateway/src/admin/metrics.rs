@@ -160,6 +160,11 @@ impl View {
             "connections_refused",
             "Connections refused before a byte was read, because there were too many",
             self.connections_refused,
+        )?;
+        f.counter(
+            "handshakes_failed",
+            "TLS, WebSocket and PROXY handshakes that came to nothing",
+            self.handshakes_failed,
         )
     }
 

@@ -54,6 +54,7 @@ struct View {
     status: Status,
     snapshot: Box<Snapshot>,
     connections_refused: u64,
+    handshakes_failed: u64,
 }
 
 impl Admin {
@@ -111,7 +112,12 @@ impl Admin {
             self.0.rates.lock().unwrap_or_else(PoisonError::into_inner).per_second();
         status.ready = !snapshot.stats.holding && snapshot.driver.store_fault.is_none();
         status.problems = self.problems(&snapshot);
-        Some(View { status, snapshot, connections_refused: about.admission.refused() })
+        Some(View {
+            status,
+            snapshot,
+            connections_refused: about.admission.refused(),
+            handshakes_failed: about.admission.failed_handshakes(),
+        })
     }
 
     fn problems(&self, snapshot: &Snapshot) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! `tidegate check`: what a configuration that is right means, in a few lines.
 
 use super::Exit;
-use crate::config::{Config, Route, Upstream, UpstreamKind, show_duration, show_size};
+use crate::config::{Config, Route, Secure, Upstream, UpstreamKind, show_duration, show_size};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,6 +28,16 @@ pub(super) fn show(
         config.data_dir.display()
     )?;
     writeln!(out, "  mqtt      {}", listeners(&config.mqtt_listen))?;
+    if let Some(Secure { listen, tls }) = &config.mqtt_tls {
+        writeln!(out, "  tls       {}; {}", listeners(listen), tls.about())?;
+    }
+    let websocket = &config.mqtt_websocket;
+    if !websocket.listen.is_empty() {
+        writeln!(out, "  websocket {}", listeners(&websocket.listen))?;
+    }
+    if let Some(Secure { listen, tls }) = &websocket.tls {
+        writeln!(out, "  websocket {}; {}", listeners(listen), tls.about())?;
+    }
     writeln!(out, "  coap      {}", listeners(&config.coap_listen))?;
     writeln!(out, "  admin     {}", listeners(config.admin_listen.as_slice()))?;
     let anonymous = match config.anonymous {

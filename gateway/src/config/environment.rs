@@ -13,6 +13,8 @@ pub struct Environment {
     pub credentials: Option<PathBuf>,
     /// `$STATE_DIRECTORY`: what `StateDirectory=` of systemd.exec(5) made, the first if there are several.
     pub state: Option<PathBuf>,
+    /// The wall clock, in seconds since 1970: certificates run out.
+    pub now: i64,
 }
 
 impl Environment {
@@ -25,6 +27,7 @@ impl Environment {
             host,
             credentials: variable("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             state: variable("STATE_DIRECTORY").and_then(|dirs| std::env::split_paths(&dirs).next()),
+            now: crate::clock::unix_ms() / 1_000,
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     count("connections", &mut limits.connections, 1, 100_000);
     count("connections_per_address", &mut limits.connections_per_address, 1, 100_000);
     count("connections_unauthenticated", &mut limits.connections_unauthenticated, 1, 100_000);
+    count("handshakes", &mut limits.handshakes, 1, 10_000);
+    time("handshake_timeout", &mut limits.handshake_timeout, Duration::from_millis(100), 5 * MINUTE);
     time("connect_timeout", &mut limits.connect_timeout, Duration::from_millis(100), 5 * MINUTE);
     bytes("packet_size", &mut limits.packet_bytes, 1 << 10, PACKET_BYTES_MOST);
     // Receive Maximum is 16 bits and never zero (MQTT 5.0, 3.2.2.3.3).

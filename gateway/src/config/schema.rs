@@ -62,14 +62,18 @@ pub(super) const ROOT: Table = Table {
 pub(super) const GATEWAY: Table =
     Table { path: "gateway", keys: &[key("id"), key("data_dir"), later("devices", LEAVE_OUT)] };
 
-pub(super) const MQTT: Table = Table {
-    path: "mqtt",
-    keys: &[
-        key("listen"),
-        later("tls", "leave it out and keep `mqtt.listen` on a trusted network"),
-        later("websocket", LEAVE_OUT),
-    ],
-};
+pub(super) const MQTT: Table =
+    Table { path: "mqtt", keys: &[key("listen"), key("tls"), key("websocket"), key("proxy_protocol")] };
+
+const TLS_KEYS: &[Key] =
+    &[key("listen"), key("certificate"), key("key"), key("client_ca"), key("client_crl")];
+
+pub(super) const MQTT_TLS: Table = Table { path: "mqtt.tls", keys: TLS_KEYS };
+
+pub(super) const MQTT_WEBSOCKET: Table =
+    Table { path: "mqtt.websocket", keys: &[key("listen"), key("origins"), key("tls")] };
+
+pub(super) const MQTT_WEBSOCKET_TLS: Table = Table { path: "mqtt.websocket.tls", keys: TLS_KEYS };
 
 pub(super) const COAP: Table = Table {
     path: "coap",
@@ -139,6 +143,8 @@ pub(super) const LIMITS: Table = Table {
         key("connections"),
         key("connections_per_address"),
         key("connections_unauthenticated"),
+        key("handshakes"),
+        key("handshake_timeout"),
         key("connect_timeout"),
         key("packet_size"),
         key("receive_maximum"),
@@ -160,6 +166,9 @@ pub(super) const LIMITS: Table = Table {
 pub(super) const TABLES: &[&Table] = &[
     &GATEWAY,
     &MQTT,
+    &MQTT_TLS,
+    &MQTT_WEBSOCKET,
+    &MQTT_WEBSOCKET_TLS,
     &COAP,
     &ADMIN,
     &SPOOL,

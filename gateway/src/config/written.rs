@@ -1,11 +1,13 @@
 //! Turns the tables that the operator wrote into the configuration as meant, with every default.
 //! The tables of upstreams, routes and limits are read beside this file.
 
+use super::certificates::Surroundings;
 use super::environment::Environment;
 use super::mistake::quoted;
+use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{Config, limits, routes, schema, upstreams};
+use super::{Config, WebSocket, limits, routes, schema, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tidegate_engine::event::Anonymous;
@@ -15,7 +17,6 @@ use toml::de::DeTable;
 
 /// Addresses of one protocol's listener: more are a slip of the pen.
 const LISTEN_ADDRESSES: usize = 16;
-const MQTT_DEFAULT: &str = "127.0.0.1:1883";
 const COAP_DEFAULT: &str = "127.0.0.1:5683";
 const ADMIN_DEFAULT: &str = "127.0.0.1:8080";
 /// Below `gateway.data_dir`'s base when neither the operator nor systemd names a place.
@@ -47,9 +48,10 @@ pub(super) fn config(
         None => environment.state.clone().unwrap_or_else(|| base.join(DATA_DIR_DEFAULT)),
     };
 
-    let (mqtt_listen, coap_listen, admin_listen) = listeners(&root);
+    let mqtt = mqtt::mqtt(&root, Surroundings { base, environment });
+    let (coap_listen, admin_listen) = listeners(&root, &mqtt);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
-    let anonymous = anonymous(&root, &mqtt_listen, &coap_listen, admin_listen.as_ref());
+    let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref());
     spool(&root, &mut limits);
 
     let upstreams = upstreams::upstreams(&root, base, &data_dir, environment);
@@ -60,7 +62,14 @@ pub(super) fn config(
     Some(Config {
         gateway: id?,
         data_dir,
-        mqtt_listen: plain(mqtt_listen),
+        mqtt_listen: plain(mqtt.plain),
+        mqtt_tls: mqtt.tls.map(|(_, secure)| secure),
+        mqtt_websocket: WebSocket {
+            listen: plain(mqtt.websocket),
+            origins: mqtt.origins,
+            tls: mqtt.secure_websocket.map(|(_, secure)| secure),
+        },
+        mqtt_proxies: mqtt.proxies,
         coap_listen: plain(coap_listen),
         admin_listen: admin_listen.map(|listener| listener.address),
         anonymous,
@@ -106,31 +115,32 @@ fn gateway_id(section: &Section<'_>, environment: &Environment) -> Option<Gatewa
 
 /// An address to listen on; without a place when it is the default.
 #[derive(Clone, Debug)]
-struct Listener {
-    key: &'static str,
-    address: SocketAddr,
-    span: Option<Span>,
+pub(super) struct Listener {
+    pub(super) key: &'static str,
+    pub(super) address: SocketAddr,
+    pub(super) span: Option<Span>,
+    /// Nobody gets in there without a verified certificate.
+    pub(super) certified: bool,
 }
 
-fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Listener>, Option<Listener>) {
-    let many = |section: Section<'_>, key, default: &str| -> Vec<Listener> {
-        match section.list("listen", LISTEN_ADDRESSES, address) {
-            Some(written) => written
-                .into_iter()
-                .map(|at| Listener { key, address: *at.get_ref(), span: Some(at.span()) })
-                .collect(),
-            None => {
-                default.parse().map(|address| Listener { key, address, span: None }).into_iter().collect()
-            }
+/// The addresses of a table, or the default of one that is there and names none.
+pub(super) fn listen(section: &Section<'_>, key: &'static str, default: Option<&str>) -> Vec<Listener> {
+    let listener = |address, span| Listener { key, address, span, certified: false };
+    match section.list("listen", LISTEN_ADDRESSES, address) {
+        Some(written) => written.into_iter().map(|at| listener(*at.get_ref(), Some(at.span()))).collect(),
+        None => {
+            let default = default.and_then(|default| default.parse().ok());
+            default.map(|address| listener(address, None)).into_iter().collect()
         }
-    };
-    let mqtt = many(root.section(&schema::MQTT), "mqtt.listen", MQTT_DEFAULT);
-    let coap = many(root.section(&schema::COAP), "coap.listen", COAP_DEFAULT);
+    }
+}
 
+fn listeners(root: &Section<'_>, mqtt: &Mqtt) -> (Vec<Listener>, Option<Listener>) {
+    let coap = listen(&root.section(&schema::COAP), "coap.listen", Some(COAP_DEFAULT));
     let admin = admin(&root.section(&schema::ADMIN)).flatten();
 
     // TCP and UDP have ports of their own.
-    let tcp: Vec<&Listener> = mqtt.iter().chain(&admin).collect();
+    let tcp: Vec<&Listener> = mqtt.listeners().chain(&admin).collect();
     let udp: Vec<&Listener> = coap.iter().collect();
     for listeners in [tcp, udp] {
         for (i, listener) in listeners.iter().enumerate() {
@@ -149,21 +159,23 @@ fn listeners(root: &Section<'_>) -> (Vec<Listener>, Vec<Listener>, Option<Listen
             }
         }
     }
-    (mqtt, coap, admin)
+    (coap, admin)
 }
 
 /// Where the admin port is: `Some(None)` when it is switched off, `None` when it is wrong, which is reported.
 fn admin(section: &Section<'_>) -> Option<Option<Listener>> {
     let key = "admin.listen";
     if section.at("listen").is_none() {
-        return Some(ADMIN_DEFAULT.parse().map(|address| Listener { key, address, span: None }).ok());
+        return Some(
+            ADMIN_DEFAULT.parse().map(|address| Listener { key, address, span: None, certified: false }).ok(),
+        );
     }
     let written = section.get("listen", |value| match value.as_str() {
         Some("") => Ok(None),
         _ => address(value).map(Some),
     })?;
     let span = Some(written.span());
-    Some(written.into_inner().map(|address| Listener { key, address, span }))
+    Some(written.into_inner().map(|address| Listener { key, address, span, certified: false }))
 }
 
 /// [`admin`] of a document whose other keys do not matter.
@@ -186,33 +198,29 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// P8: a listener that other hosts can reach needs authentication, or the operator's word.
-fn anonymous(
-    root: &Section<'_>,
-    mqtt: &[Listener],
-    coap: &[Listener],
-    admin: Option<&Listener>,
-) -> Anonymous {
+fn anonymous(root: &Section<'_>, mqtt: &Mqtt, coap: &[Listener], admin: Option<&Listener>) -> Anonymous {
     let section = root.section(&schema::ACCESS);
     let written = section.get("anonymous", value::word(ANONYMOUS));
     let anonymous = written.as_ref().map_or(Anonymous::Loopback, |at| *at.get_ref());
     let remote = |listener: &&Listener| !listener.address.ip().to_canonical().is_loopback();
 
     if anonymous != Anonymous::Everywhere {
-        for listener in mqtt.iter().chain(coap).filter(remote) {
+        for listener in mqtt.listeners().chain(coap).filter(remote).filter(|listener| !listener.certified) {
             root.report.error(
                 listener.span.clone(),
                 format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
-                "listen on 127.0.0.1; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` \
-                 under [access] (this version has no credentials for devices yet)",
+                "listen on 127.0.0.1; or ask for certificates there (`client_ca` under [mqtt.tls]); or, on a network that you \
+                 trust, write `anonymous = \"insecure-everywhere\"` under [access] (this version has no passwords for devices yet)",
             );
         }
     }
     if anonymous == Anonymous::Never
+        && !mqtt.listeners().any(|listener| listener.certified)
         && let Some(at) = written
     {
         root.report.warning(
             Some(at.span()),
-            "no device can connect: this version has no credentials for devices yet",
+            "no device can connect: this version has no passwords for devices yet, and no listener asks for certificates",
             "write \"loopback\" to let in devices and programs on this host",
         );
     }

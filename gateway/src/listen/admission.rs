@@ -1,4 +1,4 @@
-//! How many stream connections there may be: in all, and from one address. Decided before a byte is read.
+//! How many stream connections there may be: in all, and from one address. Decided before a byte of the peer's is read.
 //! (How many may stay without authentication is the engine's to count, as only it knows.)
 
 use std::collections::HashMap;
@@ -16,6 +16,7 @@ struct Counts {
     most_per_address: usize,
     open: usize,
     refused: u64,
+    failed_handshakes: u64,
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -48,6 +49,7 @@ impl Admission {
             most_per_address: limits.connections_per_address,
             open: 0,
             refused: 0,
+            failed_handshakes: 0,
             by_address: HashMap::new(),
         })))
     }
@@ -64,32 +66,59 @@ impl Admission {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).refused
     }
 
+    /// Counter: handshakes (TLS, WebSocket, PROXY) that came to nothing.
+    pub fn failed_handshakes(&self) -> u64 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed_handshakes
+    }
+
+    /// Counts one of them.
+    pub fn handshake_failed(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).failed_handshakes += 1;
+    }
+
     /// Asks for one more connection.
     ///
     /// # Errors
     /// [`Refusal`] when a bound is reached.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Permit, Refusal> {
-        let address = counted(address);
+        let mut permit = self.admit_for_another()?;
+        permit.comes_from(address)?;
+        Ok(permit)
+    }
+
+    /// Asks for one more connection of a load balancer's, who will say from where it comes: until then it counts only among all.
+    ///
+    /// # Errors
+    /// [`Refusal`] when there are as many as may be.
+    pub fn admit_for_another(self: &Arc<Self>) -> Result<Permit, Refusal> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let refusal = if counts.open >= counts.most {
-            Some(Refusal::All)
-        } else if address
-            .is_some_and(|a| counts.by_address.get(&a).copied().unwrap_or(0) >= counts.most_per_address)
-        {
-            Some(Refusal::Address)
-        } else {
-            None
-        };
-        if let Some(refusal) = refusal {
+        if counts.open >= counts.most {
             counts.refused += 1;
-            return Err(refusal);
+            return Err(Refusal::All);
         }
         counts.open += 1;
-        if let Some(address) = address {
-            *counts.by_address.entry(address).or_default() += 1;
-        }
         drop(counts);
-        Ok(Permit { admission: Arc::clone(self), address })
+        Ok(Permit { admission: Arc::clone(self), address: None })
+    }
+}
+
+impl Permit {
+    /// Says from where the connection comes; once.
+    ///
+    /// # Errors
+    /// [`Refusal`] when that address has as many as may be.
+    pub fn comes_from(&mut self, address: IpAddr) -> Result<(), Refusal> {
+        let Some(address) = counted(address) else { return Ok(()) };
+        let mut counts = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = counts.most_per_address;
+        let here = counts.by_address.entry(address).or_default();
+        if *here >= most {
+            counts.refused += 1;
+            return Err(Refusal::Address);
+        }
+        *here += 1;
+        self.address = Some(address);
+        Ok(())
     }
 }
 

@@ -3,9 +3,12 @@
 
 pub mod admission;
 pub mod coap;
+pub mod handshake;
 pub mod mqtt;
+mod proxy;
 mod socket;
 mod stream;
+mod websocket;
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,7 +1,8 @@
 //! MQTT over TCP: accepts connections, bounds them, and moves bytes. It does not look into them.
-//! TLS and WebSocket take an accepted TCP connection here, wrap it, and go on in [`converse`].
+//! TLS and WebSocket take an accepted connection on through their handshakes, and end in [`converse`] as well.
 
-use super::admission::{Admission, Permit};
+use super::admission::Permit;
+use super::handshake::{Door, Transport, shake};
 use super::{BindError, socket, stream};
 use crate::connection::Entrance;
 use crate::logging::{Pass, Throttle};
@@ -9,22 +10,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tidegate_engine::event::Peer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 /// The wait after the kernel had no descriptor or memory for a connection: it stays in the kernel's queue meanwhile.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Takes an address (`mqtt.listen`). Must run inside the runtime.
+/// Takes an address, which stands under `key` in the configuration. Must run inside the runtime.
 ///
 /// # Errors
 /// [`BindError`] when the address cannot be had.
-pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
-    socket::bind_tcp("mqtt.listen", address)
+pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
+    socket::bind_tcp(key, address)
 }
 
 /// Accepts for ever. Nothing that a peer or the kernel does ends the loop; dropping the future does.
-pub async fn serve(listener: TcpListener, entrance: Entrance, admission: Arc<Admission>) {
+pub async fn serve(listener: TcpListener, transport: Transport, door: Arc<Door>) {
     let mut failures = Throttle::new();
     let mut refusals = Throttle::new();
     loop {
@@ -40,9 +42,17 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, admission: Arc<Adm
                 continue;
             }
         };
-        match admission.admit(peer.ip()) {
+        let proxied = door.speaks_for_others(peer.ip());
+        let admitted =
+            if proxied { door.admission.admit_for_another() } else { door.admission.admit(peer.ip()) };
+        match admitted {
+            Ok(permit) if transport == Transport::Tcp && !proxied => {
+                socket::prepare(&stream);
+                let (reader, writer) = stream.into_split();
+                tokio::spawn(converse(reader, writer, Peer::at(peer), door.entrance.clone(), permit));
+            }
             Ok(permit) => {
-                tokio::spawn(plain(stream, peer, entrance.clone(), permit));
+                tokio::spawn(shake(stream, peer, transport, permit, proxied, Arc::clone(&door)));
             }
             Err(refusal) => {
                 if let Some(Pass { suppressed }) = refusals.allow(Instant::now()) {
@@ -61,18 +71,12 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn plain(stream: TcpStream, peer: SocketAddr, entrance: Entrance, permit: Permit) {
-    socket::prepare(&stream);
-    let (reader, writer) = stream.into_split();
-    converse(reader, writer, peer, &entrance, permit).await;
-}
-
 /// Carries a connection's bytes to its end, whatever lies beneath.
-async fn converse(
+pub(super) async fn converse(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Send + 'static,
-    peer: SocketAddr,
-    entrance: &Entrance,
+    peer: Peer,
+    entrance: Entrance,
     permit: Permit,
 ) {
     if let Ok((conn, gate)) = entrance.open(peer, writer).await {

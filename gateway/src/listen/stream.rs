@@ -1,4 +1,4 @@
-//! The reading side of a stream connection, whatever carries it: plain TCP now, TLS and WebSocket the same way.
+//! The reading side of a stream connection, whatever carries it: plain TCP, TLS, WebSocket.
 //! A connection that is silent owns no buffer.
 
 use crate::connection::{Gate, Mode};

@@ -1,6 +1,6 @@
 //! From the configuration to what the engine is told, at the start and at a reload.
 
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Secure};
 use crate::store::Lanes;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use tidegate_engine::event::{Durability, RouteSetup, Setup, UpstreamSetup};
@@ -74,6 +74,11 @@ pub(super) fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
     differs(running.gateway != wanted.gateway, "gateway.id");
     differs(running.data_dir != wanted.data_dir, "gateway.data_dir");
     differs(running.mqtt_listen != wanted.mqtt_listen, "mqtt.listen");
+    let listens = |secure: &Option<Secure>| secure.as_ref().map(|secure| secure.listen.clone());
+    differs(listens(&running.mqtt_tls) != listens(&wanted.mqtt_tls), "mqtt.tls.listen");
+    let (own, new) = (&running.mqtt_websocket, &wanted.mqtt_websocket);
+    differs(own.listen != new.listen, "mqtt.websocket.listen");
+    differs(listens(&own.tls) != listens(&new.tls), "mqtt.websocket.tls.listen");
     differs(running.coap_listen != wanted.coap_listen, "coap.listen");
     differs(running.admin_listen != wanted.admin_listen, "admin.listen");
     differs(
@@ -107,10 +112,21 @@ pub(super) fn adoptable(running: &Config, mut wanted: Config) -> Result<Config, 
     wanted.gateway = running.gateway.clone();
     wanted.data_dir.clone_from(&running.data_dir);
     wanted.mqtt_listen.clone_from(&running.mqtt_listen);
+    keep_listening(&running.mqtt_tls, &mut wanted.mqtt_tls);
+    wanted.mqtt_websocket.listen.clone_from(&running.mqtt_websocket.listen);
+    keep_listening(&running.mqtt_websocket.tls, &mut wanted.mqtt_websocket.tls);
     wanted.coap_listen.clone_from(&running.coap_listen);
     wanted.admin_listen = running.admin_listen;
     wanted.limits.coap_message_bytes = running.limits.coap_message_bytes;
     wanted.limits.spool_bytes = wanted.limits.spool_bytes.min(running.limits.spool_bytes);
     wanted.upstreams.clone_from(&running.upstreams);
     Ok(wanted)
+}
+
+/// The addresses stay; certificates are taken over where there were some and are some.
+fn keep_listening(running: &Option<Secure>, wanted: &mut Option<Secure>) {
+    match (running, wanted) {
+        (Some(running), Some(wanted)) => wanted.listen.clone_from(&running.listen),
+        (running, wanted) => wanted.clone_from(running),
+    }
 }

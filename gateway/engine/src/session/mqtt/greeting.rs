@@ -221,9 +221,10 @@ impl Mqtt {
 const AUTH_METHOD: u8 = 0x15;
 
 impl Shared {
-    /// Whether this peer may come without credentials.
+    /// Whether this peer may come without a password: it has a verified certificate, or nobody needs to say who they are.
     pub(super) fn allows(&self, peer: &Peer) -> bool {
         match self.anonymous {
+            _ if peer.certificate.is_some() => true,
             Anonymous::Never => false,
             Anonymous::Loopback => peer.address.ip().to_canonical().is_loopback(),
             Anonymous::Everywhere => true,

@@ -1,0 +1,273 @@
+//! What lies between an accepted connection and MQTT: a load balancer's header, TLS, WebSocket. Each connection goes through those
+//! that its listener asks for, within one time-out, and only so many at once. What can change at a reload is looked up for each.
+
+use super::admission::{Admission, Permit, Refusal};
+use super::websocket::{Origins, Refused, upgrade};
+use super::{mqtt, proxy, socket, websocket};
+use crate::config::{Config, Network};
+use crate::connection::Entrance;
+use crate::logging::{Pass, Throttle};
+use crate::tls;
+use rustls::ServerConfig;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tidegate_engine::event::{Certificate, Peer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// What a listener speaks beneath MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Nothing.
+    Tcp,
+    /// TLS.
+    Tls,
+    /// WebSocket.
+    WebSocket,
+    /// WebSocket over TLS.
+    SecureWebSocket,
+}
+
+impl Transport {
+    /// For the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "MQTT over TCP",
+            Self::Tls => "MQTT over TLS",
+            Self::WebSocket => "MQTT over WebSocket",
+            Self::SecureWebSocket => "MQTT over secure WebSocket",
+        }
+    }
+}
+
+/// What every listener of MQTT shares.
+#[derive(Debug)]
+pub struct Door {
+    /// Where connections go.
+    pub(super) entrance: Entrance,
+    /// How many there may be.
+    pub(super) admission: Arc<Admission>,
+    settings: Mutex<Arc<Settings>>,
+    turns: Semaphore,
+    failures: Mutex<Throttle>,
+}
+
+/// What the configuration says about handshakes.
+#[derive(Debug)]
+struct Settings {
+    proxies: Vec<Network>,
+    origins: Origins,
+    timeout: Duration,
+    turns: usize,
+    tls: Option<Arc<ServerConfig>>,
+    websocket_tls: Option<Arc<ServerConfig>>,
+}
+
+impl Settings {
+    fn of(config: &Config) -> Self {
+        let tls =
+            |secure: &Option<crate::config::Secure>| secure.as_ref().map(|s| Arc::clone(s.tls.config()));
+        Self {
+            proxies: config.mqtt_proxies.clone(),
+            origins: Origins::new(&config.mqtt_websocket.origins),
+            timeout: config.limits.handshake_timeout,
+            turns: config.limits.handshakes,
+            tls: tls(&config.mqtt_tls),
+            websocket_tls: tls(&config.mqtt_websocket.tls),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Proxy(#[from] proxy::Malformed),
+    #[error("the PROXY header speaks for {0}, which only a load balancer on this host can")]
+    Loopback(IpAddr),
+    #[error("connection refused: {0}")]
+    Admission(#[from] Refusal),
+    #[error("this listener has no certificate any more; restart the gateway")]
+    NoCertificate,
+    #[error("no TLS: {0}{hint}", hint = hint(.0))]
+    Tls(io::Error),
+    #[error("the device's certificate cannot be used: {0}")]
+    Certificate(String),
+    #[error("no WebSocket: {0}")]
+    WebSocket(#[from] Refused),
+    #[error("the handshake took longer than limits.handshake_timeout")]
+    Late,
+}
+
+/// What the operator may not see at once in rustls's words.
+fn hint(error: &io::Error) -> &'static str {
+    use rustls::{CertificateError, Error};
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(_)) => "; the peer does not seem to speak TLS",
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; its authority is not in `client_ca`, or its certificate does not come with the intermediate ones"
+        }
+        Some(Error::InvalidCertificate(CertificateError::UnknownRevocationStatus)) => {
+            "; `client_crl` has no list of its authority"
+        }
+        Some(Error::NoCertificatesPresented) => {
+            "; this listener asks devices for a certificate (`client_ca`)"
+        }
+        _ => "",
+    }
+}
+
+impl Door {
+    /// A door into `entrance`.
+    #[must_use]
+    pub fn new(entrance: Entrance, admission: Arc<Admission>, config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            entrance,
+            admission,
+            settings: Mutex::new(Arc::new(Settings::of(config))),
+            turns: Semaphore::new(config.limits.handshakes),
+            failures: Mutex::new(Throttle::new()),
+        })
+    }
+
+    /// Takes over new certificates, origins, load balancers and bounds. Connections that there are stay as they are.
+    pub fn reload(&self, config: &Config) {
+        let mut settings = Settings::of(config);
+        let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        if settings.turns > current.turns {
+            self.turns.add_permits(settings.turns - current.turns);
+        } else {
+            // Of those in use none is taken away.
+            settings.turns = current.turns - self.turns.forget_permits(current.turns - settings.turns);
+        }
+        *current = Arc::new(settings);
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether a connection from here begins with a PROXY header.
+    pub(super) fn speaks_for_others(&self, address: IpAddr) -> bool {
+        self.settings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .proxies
+            .iter()
+            .any(|network| network.contains(address))
+    }
+
+    /// One of the handshakes that may be under way; waits for one to end. In the order of coming: a stalled one is cut off after
+    /// its time, so that everyone's turn comes.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    fn failed(&self, peer: SocketAddr, transport: Transport, failure: &Failure) {
+        self.admission.handshake_failed();
+        let pass = self.failures.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now());
+        if let Some(Pass { suppressed }) = pass {
+            tracing::warn!(%peer, transport = transport.name(), suppressed, "no connection: {failure}");
+        }
+    }
+}
+
+/// Takes a connection through its handshakes, and opens it in a task of its own: what they need in memory ends here.
+pub(super) async fn shake(
+    stream: TcpStream,
+    peer: SocketAddr,
+    transport: Transport,
+    permit: Permit,
+    proxied: bool,
+    door: Arc<Door>,
+) {
+    socket::prepare(&stream);
+    let Some(turn) = door.turn().await else { return };
+    let settings = door.settings();
+    let result =
+        timeout(settings.timeout, layers(stream, peer, transport, permit, proxied, &settings, &door)).await;
+    drop(turn);
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => door.failed(peer, transport, &failure),
+        Err(_) => door.failed(peer, transport, &Failure::Late),
+    }
+}
+
+async fn layers(
+    mut stream: TcpStream,
+    address: SocketAddr,
+    transport: Transport,
+    mut permit: Permit,
+    proxied: bool,
+    settings: &Settings,
+    door: &Arc<Door>,
+) -> Result<(), Failure> {
+    let mut peer = Peer::at(address);
+    if proxied {
+        if let proxy::Header::For(client) = proxy::read(&mut stream).await? {
+            // "This host" has rights of its own, and on another host it is another one.
+            if client.ip().is_loopback() && !address.ip().to_canonical().is_loopback() {
+                return Err(Failure::Loopback(client.ip()));
+            }
+            peer.address = client;
+        }
+        permit.comes_from(peer.address.ip())?;
+    }
+    match transport {
+        Transport::Tcp => {
+            let (reader, writer) = stream.into_split();
+            open(reader, writer, peer, permit, door);
+        }
+        Transport::Tls => {
+            let (stream, certificate) = secure(stream, settings.tls.as_ref()).await?;
+            peer.certificate = certificate;
+            let (reader, writer) = tokio::io::split(stream);
+            open(reader, writer, peer, permit, door);
+        }
+        Transport::WebSocket => {
+            upgrade(&mut stream, &settings.origins, false).await?;
+            let (reader, writer) = stream.into_split();
+            let (reader, writer) = websocket::open(reader, writer);
+            open(reader, writer, peer, permit, door);
+        }
+        Transport::SecureWebSocket => {
+            let (mut stream, certificate) = secure(stream, settings.websocket_tls.as_ref()).await?;
+            peer.certificate = certificate;
+            upgrade(&mut stream, &settings.origins, true).await?;
+            let (reader, writer) = tokio::io::split(stream);
+            let (reader, writer) = websocket::open(reader, writer);
+            open(reader, writer, peer, permit, door);
+        }
+    }
+    Ok(())
+}
+
+type Secured = (TlsStream<TcpStream>, Option<Arc<Certificate>>);
+
+async fn secure(stream: TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<Secured, Failure> {
+    let acceptor = TlsAcceptor::from(Arc::clone(config.ok_or(Failure::NoCertificate)?));
+    let stream = acceptor.accept(stream).await.map_err(Failure::Tls)?;
+    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+        Some(certificate) => Some(Arc::new(tls::named(certificate).map_err(Failure::Certificate)?)),
+        None => None,
+    };
+    Ok((stream, certificate))
+}
+
+fn open(
+    reader: impl AsyncRead + Unpin + Send + 'static,
+    writer: impl AsyncWrite + Send + 'static,
+    peer: Peer,
+    permit: Permit,
+    door: &Arc<Door>,
+) {
+    tokio::spawn(mqtt::converse(reader, writer, peer, door.entrance.clone(), permit));
+}

@@ -1,0 +1,112 @@
+//! Mutual TLS: which certificates of devices let them in, and which do not.
+
+use crate::tls::{BOTH, gateway, secured, table};
+use crate::{greeted, logged, published};
+use rustix::process::Signal;
+use tidegate_tests::certificates::{Authority, DEVICE, Wish};
+
+const ONLY_CERTIFICATES: &str =
+    "client_ca = \"devices.crt\"\nclient_crl = \"devices.crl\"\n[access]\nanonymous = \"never\"\n";
+
+#[test]
+fn only_a_certificate_in_order_lets_a_device_in() {
+    let (gateway, address, _) = gateway(ONLY_CERTIFICATES, |folder| {
+        let devices = Authority::new(folder, "devices");
+        let another = Authority::new(folder, "another");
+        devices.issue("good", DEVICE);
+        devices.issue(
+            "named-by-dns",
+            Wish {
+                subject: "/O=plant",
+                extensions: "subjectAltName=DNS:boiler-4\nextendedKeyUsage=clientAuth\n",
+                ..DEVICE
+            },
+        );
+        another.issue("wrong-authority", DEVICE);
+        devices.issue("expired", Wish { days: -1, ..DEVICE });
+        devices.issue("for-servers", Wish { extensions: "extendedKeyUsage=serverAuth\n", ..DEVICE });
+        devices.issue("an-authority", Wish { extensions: "basicConstraints=critical,CA:TRUE\n", ..DEVICE });
+        devices.issue("for-many", Wish { extensions: "subjectAltName=DNS:*.example\n", ..DEVICE });
+        devices.issue("nameless", Wish { subject: "/O=plant", ..DEVICE });
+        devices.issue("two-names", Wish { subject: "/CN=boiler-3/CN=boiler-4", ..DEVICE });
+        devices.issue("control-character", Wish { subject: "/CN=boiler\u{1}3", ..DEVICE });
+        devices.issue("revoked", DEVICE);
+        devices.revoke(&["revoked"]);
+    });
+    let folder = gateway.folder();
+    let try_with = |own: Option<&str>| {
+        let mut stream = secured(address, folder, BOTH, own)?;
+        let code = greeted(&mut stream, "boiler-3")?;
+        published(&mut stream, "sensors/boiler-3/temperature", 1)?;
+        Ok::<u8, std::io::Error>(code)
+    };
+    for good in ["good", "named-by-dns"] {
+        assert_eq!(try_with(Some(good)).unwrap(), 0, "{good}: {}", gateway.log());
+    }
+    assert!(try_with(None).is_err(), "no certificate");
+    for bad in [
+        "wrong-authority",
+        "expired",
+        "for-servers",
+        "an-authority",
+        "for-many",
+        "nameless",
+        "two-names",
+        "control-character",
+        "revoked",
+    ] {
+        assert!(try_with(Some(bad)).is_err(), "{bad}");
+    }
+    assert_eq!(gateway.upstream_lines().len(), 2);
+    assert!(gateway.metric("tidegate_handshakes_failed_total") >= 10.0);
+}
+
+#[test]
+fn a_revocation_holds_from_the_reload_on() {
+    let (gateway, address, _) = gateway(ONLY_CERTIFICATES, |folder| {
+        let devices = Authority::new(folder, "devices");
+        devices.issue("stolen", DEVICE);
+        devices.revoke(&[]);
+    });
+    let folder = gateway.folder();
+    let mut stream = secured(address, folder, BOTH, Some("stolen")).unwrap();
+    assert_eq!(greeted(&mut stream, "boiler-3").unwrap(), 0);
+
+    // The authority's files are there still.
+    tidegate_tests::certificates::openssl(
+        folder,
+        "ca -config devices.cnf -keyfile devices.key -cert devices.crt -revoke stolen.crt",
+    );
+    tidegate_tests::certificates::openssl(
+        folder,
+        "ca -config devices.cnf -keyfile devices.key -cert devices.crt -gencrl -out devices.crl",
+    );
+    gateway.signal(Signal::HUP);
+    logged(&gateway, "the configuration was reloaded");
+    let refused =
+        secured(address, folder, BOTH, Some("stolen")).and_then(|mut s| greeted(&mut s, "boiler-3"));
+    assert!(refused.is_err());
+}
+
+#[test]
+fn a_listener_for_other_hosts_needs_certificates_or_the_operators_word() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new(folder.path(), "ca");
+    authority.issue("server", tidegate_tests::certificates::SERVER);
+    let file = folder.path().join("tidegate.toml");
+    for (rest, well) in [
+        ("", false),
+        ("client_ca = \"ca.crt\"\n", true),
+        ("[access]\nanonymous = \"insecure-everywhere\"\n", true),
+    ] {
+        std::fs::write(&file, table("0.0.0.0:8883".parse().unwrap(), rest)).unwrap();
+        let checked = tidegate::config::load(Some(&file));
+        assert_eq!(checked.is_ok(), well, "{rest}: {checked:?}");
+    }
+    // The same for secure WebSocket, which does not inherit `client_ca`: browsers have no certificates.
+    let nested = "client_ca = \"ca.crt\"\n[mqtt.websocket.tls]\nlisten = [\"0.0.0.0:8084\"]\n";
+    std::fs::write(&file, table("0.0.0.0:8883".parse().unwrap(), nested)).unwrap();
+    let mistakes = tidegate::config::load(Some(&file)).unwrap_err();
+    assert_eq!(mistakes.0.len(), 1, "{mistakes}");
+    assert!(mistakes.0[0].what.contains("0.0.0.0:8084"), "{mistakes}");
+}
