@@ -1,7 +1,9 @@
-//! A stream connection between the listener that accepted it and the driver that writes to it: the one hands the
-//! writing side over and keeps reading, the other says through the gate whether to read.
+//! A stream connection between the listener that accepted it and the driver. A plain socket is handed over whole; of a
+//! wrapped stream the listener keeps the reading side, and the driver says through the gate whether to read.
 
 use crate::inbox::{DriverGone, Inbox};
+use crate::listen::admission::Permit;
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,14 +16,30 @@ use tokio::sync::mpsc;
 /// New connections that may wait for the driver; listeners wait beyond that.
 const ATTACHING: usize = 64;
 
-/// The writing side of a connection, on its way to the driver.
+/// A connection on its way to the driver.
 pub struct Connection {
     /// Its number.
     pub conn: ConnId,
-    /// Where the driver writes: plain TCP, TLS, WebSocket.
-    pub writer: Pin<Box<dyn AsyncWrite + Send>>,
-    /// How the driver tells the reader what to do.
-    pub gate: Arc<Gate>,
+    /// What carries it.
+    pub transport: Transport,
+}
+
+/// What carries a connection.
+pub enum Transport {
+    /// A plain socket, not blocking: the driver reads and writes it itself.
+    Socket {
+        /// The socket.
+        stream: TcpStream,
+        /// Its place among the connections.
+        permit: Permit,
+    },
+    /// A wrapped stream (TLS, WebSocket): a task reads it, the driver writes.
+    Stream {
+        /// Where the driver writes.
+        writer: Pin<Box<dyn AsyncWrite + Send>>,
+        /// How the driver tells the reader what to do.
+        gate: Arc<Gate>,
+    },
 }
 
 /// The listeners' way to the driver. Cheap to clone.
@@ -41,7 +59,18 @@ impl Entrance {
         (entrance, attached)
     }
 
-    /// Announces a connection: the driver gets the writing side before it hears of the connection.
+    /// Hands a plain socket over to the driver, which reads and writes it from now on.
+    ///
+    /// # Errors
+    /// [`DriverGone`] when nobody will take it.
+    pub async fn adopt(&self, peer: Peer, stream: TcpStream, permit: Permit) -> Result<(), DriverGone> {
+        let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
+        let transport = Transport::Socket { stream, permit };
+        self.attach.send(Connection { conn, transport }).await.map_err(|_| DriverGone)?;
+        self.inbox.send(Input::Opened { conn, peer }).await
+    }
+
+    /// Announces a wrapped stream: the driver gets the writing side before it hears of the connection.
     ///
     /// # Errors
     /// [`DriverGone`] when nobody will take it.
@@ -52,8 +81,8 @@ impl Entrance {
     ) -> Result<(ConnId, Arc<Gate>), DriverGone> {
         let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
         let gate = Arc::new(Gate::default());
-        let connection = Connection { conn, writer: Box::pin(writer), gate: Arc::clone(&gate) };
-        self.attach.send(connection).await.map_err(|_| DriverGone)?;
+        let transport = Transport::Stream { writer: Box::pin(writer), gate: Arc::clone(&gate) };
+        self.attach.send(Connection { conn, transport }).await.map_err(|_| DriverGone)?;
         self.inbox.send(Input::Opened { conn, peer }).await?;
         Ok((conn, gate))
     }

@@ -2,8 +2,11 @@
 //! Whatever is at hand is handled before the first order is performed: commits group, and acknowledgements of one
 //! connection leave in one write. It decides nothing.
 
+mod line;
+mod lines;
 mod notices;
-mod outgoing;
+mod poller;
+mod writable;
 
 use crate::clock::Clock;
 use crate::connection::Connection;
@@ -11,13 +14,16 @@ use crate::listen::coap::Sockets;
 use crate::store::writer::{Order, OrderError, Writer};
 use crate::store::{Lanes, Store};
 use crate::upstream::Upstream;
+use lines::{Fact, Lines, Taken};
 use notices::Notices;
-use outgoing::{Fact, Outgoing};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant as StdInstant};
 use tidegate_engine::Engine;
 use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault};
-use tidegate_engine::id::{ConnId, UpstreamId};
+use tidegate_engine::id::UpstreamId;
 use tidegate_engine::stats::Stats;
 use tidegate_engine::time::Now;
 use tokio::sync::{mpsc, oneshot};
@@ -132,7 +138,7 @@ pub struct Driver<S> {
     parts: Parts<S>,
     upstreams: Vec<Box<dyn Upstream>>,
     asks: mpsc::Receiver<Ask>,
-    outgoing: Outgoing,
+    lines: Lines,
     notices: Notices,
     stats: DriverStats,
     /// Publications of this round, for each upstream.
@@ -152,19 +158,25 @@ pub struct Ended<S> {
 }
 
 /// Why the driver woke.
-enum Woken {
-    Inputs,
-    Writable,
-    Ask(Ask),
-    Time,
+#[derive(Default)]
+struct Woken {
+    /// Facts are in the inbox's buffer.
+    inputs: bool,
+    /// Connections can be read or written.
+    lines: bool,
+    ask: Option<Ask>,
+    /// The timer went off.
+    time: bool,
     /// Nobody can send any more.
-    Orphaned,
+    orphaned: bool,
 }
 
 impl<S: Store + Send + 'static> Driver<S> {
-    /// A driver and the way to ask it. `upstreams` stand in the order of their numbers.
-    #[must_use]
-    pub fn new(parts: Parts<S>, upstreams: Vec<Box<dyn Upstream>>) -> (Self, Handle) {
+    /// A driver and the way to ask it. `upstreams` stand in the order of their numbers. Must run inside the runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives nothing to watch sockets with.
+    pub fn new(parts: Parts<S>, upstreams: Vec<Box<dyn Upstream>>) -> io::Result<(Self, Handle)> {
         let (ask, asks) = mpsc::channel(ASKS);
         let mut notices = Notices::default();
         notices.learn(&parts.setup);
@@ -173,21 +185,19 @@ impl<S: Store + Send + 'static> Driver<S> {
             parts,
             upstreams,
             asks,
-            outgoing: Outgoing::new(),
+            lines: Lines::new()?,
             notices,
             stats: DriverStats::default(),
             facts: Vec::new(),
             stopped: false,
             failed: None,
         };
-        (driver, Handle(ask))
+        Ok((driver, Handle(ask)))
     }
 
     /// Drives until the engine has stopped. The inbox is gone then: nobody hears what is still reported.
     pub async fn run(mut self) -> Ended<S> {
-        let mut inputs = Vec::with_capacity(ROUND_INPUTS);
-        let mut ready: Vec<ConnId> = Vec::new();
-        let writable = self.outgoing.writable();
+        let mut inputs = Vec::new();
         let timer = sleep_until(TokioInstant::now() + IDLE);
         tokio::pin!(timer);
 
@@ -196,67 +206,94 @@ impl<S: Store + Send + 'static> Driver<S> {
         self.perform(now);
         while !self.stopped && self.failed.is_none() {
             self.arm(timer.as_mut());
-            let woken = tokio::select! {
-                biased;
-                count = self.parts.inbox.recv_many(&mut inputs, ROUND_INPUTS) => {
-                    if count == 0 { Woken::Orphaned } else { Woken::Inputs }
-                }
-                () = poll_fn(|cx| writable.poll(cx, &mut ready)) => Woken::Writable,
-                ask = self.asks.recv() => ask.map_or(Woken::Orphaned, Woken::Ask),
-                () = timer.as_mut() => Woken::Time,
-            };
+            let woken = poll_fn(|cx| self.wait(cx, &mut inputs, timer.as_mut())).await;
+            if woken.orphaned {
+                break;
+            }
             self.stats.rounds += 1;
             let now = self.parts.clock.now();
-            match woken {
-                Woken::Inputs => {
-                    self.attach();
-                    for input in inputs.drain(..) {
-                        self.take(now, input);
-                    }
-                    // Under a steady load the inbox is never empty, and a `select` in order would hear nothing else.
-                    self.resume(&mut ready);
-                    while let Ok(ask) = self.asks.try_recv() {
-                        self.answer(now, ask);
-                    }
+            if woken.inputs {
+                self.attach();
+                for input in inputs.drain(..) {
+                    self.take(now, input);
                 }
-                Woken::Writable => self.outgoing.resume(&mut ready, &mut self.facts),
-                Woken::Ask(ask) => self.answer(now, ask),
-                Woken::Time => {}
-                Woken::Orphaned => break,
+            }
+            if woken.lines {
+                self.lines.resume(&mut self.facts);
+                self.read(now);
+            }
+            if let Some(ask) = woken.ask {
+                self.answer(now, ask);
             }
             if self.parts.engine.poll_timeout().is_some_and(|at| at <= now.instant) {
                 self.parts.engine.handle(now, Input::Tick);
             }
-            self.outgoing.expire(StdInstant::now(), &mut self.facts);
+            self.lines.expire(StdInstant::now(), &mut self.facts);
             self.perform(now);
         }
-        self.finish(&mut ready).await;
+        self.finish().await;
         Ended { store: self.parts.store, failure: self.failed }
+    }
+
+    /// Waits for any of the sources, and asks each: none is starved by those before it.
+    fn wait(&mut self, cx: &mut Context<'_>, inputs: &mut Vec<Input>, timer: Pin<&mut Sleep>) -> Poll<Woken> {
+        // Sockets may have something at all times: the runtime's other tasks get their turn.
+        let coop = ready!(tokio::task::coop::poll_proceed(cx));
+        let mut woken = Woken::default();
+        if let Poll::Ready(count) = self.parts.inbox.poll_recv_many(cx, inputs, ROUND_INPUTS) {
+            woken.inputs = count > 0;
+            woken.orphaned = count == 0;
+        }
+        woken.lines = self.lines.poll(cx).is_ready();
+        if let Poll::Ready(ask) = self.asks.poll_recv(cx) {
+            woken.orphaned |= ask.is_none();
+            woken.ask = ask;
+        }
+        woken.time = timer.poll(cx).is_ready();
+        let Woken { inputs, lines, ref ask, time, orphaned } = woken;
+        if inputs || lines || ask.is_some() || time || orphaned {
+            coop.made_progress();
+            return Poll::Ready(woken);
+        }
+        Poll::Pending
+    }
+
+    /// Reads every connection that has something, once.
+    fn read(&mut self, now: Now) {
+        for _ in 0..self.lines.readable() {
+            match self.lines.read() {
+                Some(Taken::Bytes(conn, bytes)) => {
+                    self.stats.inputs += 1;
+                    self.stats.received_bytes += bytes.len() as u64;
+                    self.parts.engine.handle(now, Input::Received { conn, bytes });
+                }
+                Some(Taken::End(conn)) => {
+                    self.stats.inputs += 1;
+                    self.parts.engine.handle(now, Input::Closed { conn });
+                }
+                None => {}
+            }
+        }
     }
 
     /// Takes over connections: each was sent before its `Opened`.
     fn attach(&mut self) {
         while let Ok(connection) = self.parts.attached.try_recv() {
-            self.outgoing.attach(connection);
+            self.lines.attach(connection);
         }
-    }
-
-    fn resume(&mut self, ready: &mut Vec<ConnId>) {
-        self.outgoing.take_writable(ready);
-        self.outgoing.resume(ready, &mut self.facts);
     }
 
     /// Hands one fact to the engine, unless it is of a connection that the engine believes closed.
     fn take(&mut self, now: Now, input: Input) {
         match &input {
             Input::Received { conn, bytes } => {
-                if !self.outgoing.knows(*conn) {
+                if !self.lines.knows(*conn) {
                     return;
                 }
                 self.stats.received_bytes += bytes.len() as u64;
             }
-            Input::Opened { conn, .. } if !self.outgoing.knows(*conn) => return,
-            Input::Closed { conn } if !self.outgoing.gone(*conn) => return,
+            Input::Opened { conn, .. } if !self.lines.open(*conn) => return,
+            Input::Closed { conn } if !self.lines.gone(*conn) => return,
             Input::UpstreamUp { upstream } => {
                 // See `Upstream::up_seen`: what the engine has ordered so far was meant for the old link.
                 self.perform(now);
@@ -273,7 +310,7 @@ impl<S: Store + Send + 'static> Driver<S> {
     fn answer(&mut self, now: Now, ask: Ask) {
         match ask {
             Ask::Snapshot(answer) => {
-                self.stats.connections = self.outgoing.len() as u64;
+                self.stats.connections = self.lines.len() as u64;
                 self.stats.clock_synchronised = now.wall.synchronised;
                 let _ = answer.send(Box::new(Snapshot {
                     stats: self.parts.engine.stats(),
@@ -296,7 +333,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                 self.order(output);
             }
             // Acknowledgements first: somebody waits for them; waking an upstream's thread may cost our turn.
-            self.outgoing.flush(&mut self.facts);
+            self.lines.flush(&mut self.facts);
             for (upstream, publications) in self.upstreams.iter_mut().zip(&mut self.publications) {
                 if !publications.is_empty() {
                     upstream.publish(std::mem::take(publications));
@@ -320,9 +357,9 @@ impl<S: Store + Send + 'static> Driver<S> {
 
     fn order(&mut self, output: Output) {
         match output {
-            Output::Send { conn, bytes } => self.outgoing.send(conn, bytes),
-            Output::Close { conn } => self.outgoing.close(conn, StdInstant::now()),
-            Output::Reading { conn, on } => self.outgoing.reading(conn, on),
+            Output::Send { conn, bytes } => self.lines.send(conn, bytes),
+            Output::Close { conn } => self.lines.close(conn, StdInstant::now()),
+            Output::Reading { conn, on } => self.lines.reading(conn, on),
             Output::SendTo { endpoint, bytes } => {
                 if self.parts.sockets.send(endpoint, &bytes) {
                     self.stats.datagrams_sent += 1;
@@ -368,9 +405,9 @@ impl<S: Store + Send + 'static> Driver<S> {
     }
 
     /// Sets the one timer to whatever comes first.
-    fn arm(&self, timer: std::pin::Pin<&mut Sleep>) {
+    fn arm(&self, timer: Pin<&mut Sleep>) {
         let engine = self.parts.engine.poll_timeout().and_then(|at| self.parts.clock.std_instant(at));
-        let next = [engine, self.outgoing.next_expiry()].into_iter().flatten().min();
+        let next = [engine, self.lines.next_expiry()].into_iter().flatten().min();
         match next.map(TokioInstant::from_std) {
             Some(at) if at != timer.deadline() || timer.is_elapsed() => timer.reset(at),
             // A timer that was set for something that is no longer due wakes the driver once for nothing.
@@ -380,16 +417,18 @@ impl<S: Store + Send + 'static> Driver<S> {
     }
 
     /// Lets what was ordered before `Stopped` leave.
-    async fn finish(&mut self, ready: &mut Vec<ConnId>) {
+    async fn finish(&mut self) {
         let end = TokioInstant::now() + LAST_BYTES;
-        let writable = self.outgoing.writable();
-        while !self.outgoing.idle() {
-            let woken = poll_fn(|cx| writable.poll(cx, ready));
+        while !self.lines.idle() {
+            let woken = poll_fn(|cx| self.lines.poll(cx));
             if tokio::time::timeout_at(end, woken).await.is_err() {
                 return;
             }
-            self.outgoing.resume(ready, &mut self.facts);
-            self.facts.clear(); // The engine has stopped.
+            // What still comes is not heard; it is taken in so that the wait is for something new.
+            for _ in 0..self.lines.readable() {
+                self.lines.read();
+            }
+            self.lines.resume(&mut self.facts);
         }
     }
 }

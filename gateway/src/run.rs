@@ -183,7 +183,8 @@ impl Gateway {
             })
             .collect::<Result<_, _>>()?;
         let parts = Parts { engine, clock, setup, inbox: facts, attached, sockets: sockets.clone(), store };
-        let (driver, handle) = Driver::new(parts, upstreams);
+        let (driver, handle) = Driver::new(parts, upstreams)
+            .map_err(|source| RunError::System { what: "an epoll for the connections", source })?;
         let driver = tokio::spawn(driver.run());
 
         let admission = Admission::new(&config.limits);

@@ -222,10 +222,7 @@ async fn layers(
         permit.comes_from(peer.address.ip())?;
     }
     match transport {
-        Transport::Tcp => {
-            let (reader, writer) = stream.into_split();
-            open(reader, writer, peer, permit, door);
-        }
+        Transport::Tcp => mqtt::plain(stream, peer, &door.entrance, permit).await,
         Transport::Tls => {
             let (stream, certificate) = secure(stream, settings.tls.as_ref()).await?;
             peer.certificate = certificate;

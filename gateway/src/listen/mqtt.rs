@@ -1,5 +1,5 @@
-//! MQTT over TCP: accepts connections, bounds them, and moves bytes. It does not look into them.
-//! TLS and WebSocket take an accepted connection on through their handshakes, and end in [`converse`] as well.
+//! MQTT over TCP: accepts connections, bounds them, and hands them over to the driver. It does not look into them.
+//! TLS and WebSocket take an accepted connection on through their handshakes, and end in [`converse`].
 
 use super::admission::Permit;
 use super::handshake::{Door, Transport, shake};
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_engine::event::Peer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 /// The wait after the kernel had no descriptor or memory for a connection: it stays in the kernel's queue meanwhile.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
@@ -48,8 +48,7 @@ pub async fn serve(listener: TcpListener, transport: Transport, door: Arc<Door>)
         match admitted {
             Ok(permit) if transport == Transport::Tcp && !proxied => {
                 socket::prepare(&stream);
-                let (reader, writer) = stream.into_split();
-                tokio::spawn(converse(reader, writer, Peer::at(peer), door.entrance.clone(), permit));
+                plain(stream, Peer::at(peer), &door.entrance, permit).await;
             }
             Ok(permit) => {
                 tokio::spawn(shake(stream, peer, transport, permit, proxied, Arc::clone(&door)));
@@ -71,7 +70,16 @@ fn of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// Carries a connection's bytes to its end, whatever lies beneath.
+/// Hands a plain connection over to the driver; waits while many wait for it.
+pub(super) async fn plain(stream: TcpStream, peer: Peer, entrance: &Entrance, permit: Permit) {
+    match stream.into_std() {
+        // When the driver is gone the connection ends with it.
+        Ok(stream) => drop(entrance.adopt(peer, stream, permit).await),
+        Err(error) => tracing::debug!(%error, "an accepted connection could not be taken over"),
+    }
+}
+
+/// Carries a wrapped stream's bytes to its end, whatever lies beneath.
 pub(super) async fn converse(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Send + 'static,

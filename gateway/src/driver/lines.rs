@@ -1,0 +1,476 @@
+//! Every stream connection: the driver reads plain sockets and writes to all directly, without a task or a copy between.
+//! What a socket does not take waits in its line, bounded, until the socket is writable. It decides nothing.
+
+use super::line::{Line, Progress, Reading, Side, Socket};
+use super::poller::Poller;
+use super::writable::Writable;
+use crate::connection::{Connection, Mode, Transport};
+use bytes::Bytes;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+use tidegate_engine::id::ConnId;
+
+/// How long a connection that is to be closed has for sending what was ordered before.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long a connection that we ended may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// The most taken from one connection at a time, in bytes; larger pieces gained nothing, as one packet of telemetry
+/// has about 150 bytes.
+const READ_BYTES: usize = 8 << 10;
+
+/// A fact about a connection that the engine is to hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fact {
+    /// Bytes left.
+    Sent(ConnId, usize),
+    /// It is gone.
+    Closed(ConnId),
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) enum Taken {
+    Bytes(ConnId, Bytes),
+    /// The peer is gone, and the line with it.
+    End(ConnId),
+}
+
+/// Connections by their numbers, which ascend and are ours: no peer can choose them.
+type ByNumber<T> = HashMap<ConnId, T, BuildHasherDefault<Spread>>;
+
+/// Spreads ascending numbers over a table.
+#[derive(Debug, Default)]
+struct Spread(u64);
+
+impl Hasher for Spread {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing: the high bits, of which the table wants some, depend on all bits of the number.
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// Every connection that the driver knows.
+#[derive(Debug)]
+pub(super) struct Lines {
+    lines: ByNumber<Box<Line>>,
+    /// Lines with something new to write or to finish in this round.
+    dirty: Vec<ConnId>,
+    /// Sockets to be read.
+    readable: VecDeque<ConnId>,
+    /// Lines that are being closed and the latest time for it, in the order of that time.
+    closing: VecDeque<(Instant, ConnId)>,
+    /// Sockets whose writing side is finished: what comes is thrown away for a moment. Nobody hears of them.
+    lingering: ByNumber<Box<Line>>,
+    lingering_until: VecDeque<(Instant, ConnId)>,
+    poller: Poller,
+    /// Wrapped streams that became writable.
+    writable: Arc<Writable>,
+    /// Lines that became writable.
+    resumable: Vec<ConnId>,
+    /// Where every socket is read into.
+    scratch: Box<[u8]>,
+}
+
+impl Lines {
+    /// Must run inside the runtime.
+    ///
+    /// # Errors
+    /// When the kernel gives no epoll.
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            lines: ByNumber::default(),
+            dirty: Vec::new(),
+            readable: VecDeque::new(),
+            closing: VecDeque::new(),
+            lingering: ByNumber::default(),
+            lingering_until: VecDeque::new(),
+            poller: Poller::new()?,
+            writable: Arc::default(),
+            resumable: Vec::new(),
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+        })
+    }
+
+    /// Takes over a new connection.
+    pub(super) fn attach(&mut self, connection: Connection) {
+        let Connection { conn, transport } = connection;
+        let side = match transport {
+            Transport::Socket { stream, permit } => Side::Socket(Socket::new(stream, permit)),
+            Transport::Stream { writer, gate } => {
+                Side::Stream { stream: writer, gate, waker: self.writable.waker(conn) }
+            }
+        };
+        self.lines.insert(conn, Box::new(Line::new(side)));
+    }
+
+    /// The engine hears of a connection: from now on it is read. False when it must not: it is not attached or has been
+    /// reported closed.
+    pub(super) fn open(&mut self, conn: ConnId) -> bool {
+        let Some(line) = self.lines.get(&conn) else { return false };
+        let watched = match &line.side {
+            Side::Socket(socket) => self.poller.watch(socket.stream(), conn),
+            Side::Stream { .. } => Ok(()),
+        };
+        if let Err(error) = watched {
+            tracing::warn!(%error, "a connection was closed: the kernel cannot watch it");
+            self.lines.remove(&conn);
+            return false;
+        }
+        true
+    }
+
+    /// Whether the engine may still hear of this connection: it is attached and has not been reported closed.
+    pub(super) fn knows(&self, conn: ConnId) -> bool {
+        self.lines.contains_key(&conn)
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Queues bytes; [`Self::flush`] writes them.
+    pub(super) fn send(&mut self, conn: ConnId, bytes: Bytes) {
+        let Some(line) = self.lines.get_mut(&conn) else {
+            return; // Closed meanwhile: the engine knows, or learns in this round.
+        };
+        if line.closing || bytes.is_empty() {
+            return;
+        }
+        line.push(bytes);
+        if !line.dirty {
+            line.dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    /// Stops or resumes reading.
+    pub(super) fn reading(&mut self, conn: ConnId, on: bool) {
+        let Some(line) = self.lines.get_mut(&conn) else { return };
+        if !line.closing && line.set_reading(on) {
+            list(&mut self.readable, conn, line);
+        }
+    }
+
+    /// Closes once everything queued has been sent, or at the latest after [`CLOSE_WITHIN`].
+    pub(super) fn close(&mut self, conn: ConnId, now: Instant) {
+        let Some(line) = self.lines.get_mut(&conn) else {
+            return;
+        };
+        if line.closing {
+            return;
+        }
+        line.closing = true;
+        line.set_reading(false); // Nothing that it says is heard any more.
+        self.closing.push_back((now + CLOSE_WITHIN, conn));
+        if !line.dirty {
+            line.dirty = true;
+            self.dirty.push(conn);
+        }
+    }
+
+    /// The reading side saw the end. True when the engine has not heard of it yet.
+    pub(super) fn gone(&mut self, conn: ConnId) -> bool {
+        self.lines.remove(&conn).is_some()
+    }
+
+    /// Waits until a line can be read or written.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let streams = self.writable.poll(cx, &mut self.resumable);
+        let sockets = self.poller.poll(cx);
+        for happened in self.poller.happened() {
+            let conn = happened.conn;
+            let Some(line) = self.lines.get_mut(&conn).or_else(|| self.lingering.get_mut(&conn)) else {
+                continue;
+            };
+            if happened.writable && line.blocked {
+                self.resumable.push(conn);
+            }
+            let Side::Socket(socket) = &mut line.side else { continue };
+            socket.readable |= happened.readable;
+            socket.ended |= happened.ended;
+            if socket.wants_reading() {
+                list(&mut self.readable, conn, line);
+            }
+        }
+        // A line that had more than one piece to say need not be told of again.
+        if streams.is_ready() || sockets.is_ready() || !self.readable.is_empty() {
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+
+    /// Lines that are to be read in this round: those that have still more come again in the next.
+    pub(super) fn readable(&self) -> usize {
+        self.readable.len()
+    }
+
+    /// Reads the next of them.
+    pub(super) fn read(&mut self) -> Option<Taken> {
+        let conn = self.readable.pop_front()?;
+        let Some(line) = self.lines.get_mut(&conn) else {
+            self.discard(conn);
+            return None;
+        };
+        let Side::Socket(socket) = &mut line.side else { return None };
+        socket.listed = false;
+        if !socket.wants_reading() {
+            return None;
+        }
+        match socket.read(&mut self.scratch) {
+            Reading::Bytes(bytes) => {
+                if socket.wants_reading() {
+                    list(&mut self.readable, conn, line);
+                }
+                Some(Taken::Bytes(conn, bytes))
+            }
+            Reading::Nothing => {
+                if socket.wants_reading() {
+                    list(&mut self.readable, conn, line);
+                }
+                None
+            }
+            Reading::End => {
+                self.lines.remove(&conn);
+                Some(Taken::End(conn))
+            }
+        }
+    }
+
+    /// Throws away what a lingering socket says.
+    fn discard(&mut self, conn: ConnId) {
+        let Some(line) = self.lingering.get_mut(&conn) else { return };
+        let Side::Socket(socket) = &mut line.side else { return };
+        socket.listed = false;
+        match socket.read(&mut self.scratch) {
+            Reading::End => drop(self.lingering.remove(&conn)),
+            Reading::Bytes(_) | Reading::Nothing if socket.readable => list(&mut self.readable, conn, line),
+            Reading::Bytes(_) | Reading::Nothing => {}
+        }
+    }
+
+    /// Writes what the sockets take, and reports what left and which connections are gone.
+    pub(super) fn flush(&mut self, facts: &mut Vec<Fact>) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for conn in dirty.drain(..) {
+            let Some(line) = self.lines.get_mut(&conn) else {
+                continue;
+            };
+            line.dirty = false;
+            if !line.blocked {
+                self.write(conn, facts);
+            }
+        }
+        self.dirty = dirty; // Keeps its capacity; nothing was added meanwhile.
+    }
+
+    /// Goes on with the lines that have become writable.
+    pub(super) fn resume(&mut self, facts: &mut Vec<Fact>) {
+        let mut resumable = std::mem::take(&mut self.resumable);
+        for conn in resumable.drain(..) {
+            if let Some(line) = self.lines.get_mut(&conn) {
+                line.blocked = false;
+                self.write(conn, facts);
+            }
+        }
+        self.resumable = resumable;
+    }
+
+    /// Ends the lines whose time for closing is over.
+    pub(super) fn expire(&mut self, now: Instant, facts: &mut Vec<Fact>) {
+        while let Some(&(at, conn)) = self.closing.front() {
+            if at > now && self.lines.contains_key(&conn) {
+                break;
+            }
+            self.closing.pop_front();
+            if let Some(line) = self.lines.remove(&conn) {
+                leave(&line, Mode::Drop);
+                facts.push(Fact::Closed(conn));
+            }
+        }
+        while let Some(&(at, conn)) = self.lingering_until.front() {
+            if at > now && self.lingering.contains_key(&conn) {
+                break;
+            }
+            self.lingering_until.pop_front();
+            self.lingering.remove(&conn);
+        }
+    }
+
+    /// When [`Self::expire`] is due.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        let fronts = [self.closing.front(), self.lingering_until.front()];
+        fronts.into_iter().flatten().map(|&(at, _)| at).min()
+    }
+
+    /// Whether everything queued has left.
+    pub(super) fn idle(&self) -> bool {
+        self.lines.values().all(|line| line.is_empty() && !line.closing)
+    }
+
+    fn write(&mut self, conn: ConnId, facts: &mut Vec<Fact>) {
+        let Some(line) = self.lines.get_mut(&conn) else {
+            return;
+        };
+        let (sent, progress) = line.write();
+        if sent > 0 {
+            facts.push(Fact::Sent(conn, sent));
+        }
+        let mode = match progress {
+            Progress::Waiting => return,
+            // Orderly: the peer shall read what was sent before it sees the end, so what it still sends is taken in
+            // and thrown away for a moment; closing with unread bytes would make the kernel send a reset.
+            Progress::Finished => Mode::Linger,
+            Progress::Failed => Mode::Drop,
+        };
+        if let Some(line) = self.lines.remove(&conn) {
+            leave(&line, mode);
+            if mode == Mode::Linger && matches!(line.side, Side::Socket(_)) {
+                self.linger(conn, line);
+            }
+        }
+        facts.push(Fact::Closed(conn));
+    }
+
+    fn linger(&mut self, conn: ConnId, mut line: Box<Line>) {
+        if line.set_reading(true) {
+            list(&mut self.readable, conn, &mut line);
+        }
+        self.lingering.insert(conn, line);
+        self.lingering_until.push_back((Instant::now() + LINGER, conn));
+    }
+}
+
+/// Notes that a socket is to be read.
+fn list(readable: &mut VecDeque<ConnId>, conn: ConnId, line: &mut Line) {
+    if let Side::Socket(socket) = &mut line.side
+        && !socket.listed
+    {
+        socket.listed = true;
+        readable.push_back(conn);
+    }
+}
+
+/// Tells the reader of a wrapped stream that the driver is finished with it.
+fn leave(line: &Line, mode: Mode) {
+    if let Side::Stream { gate, .. } = &line.side {
+        gate.set(mode);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CLOSE_WITHIN, Fact, Lines};
+    use crate::connection::{Connection, Gate, Mode, Transport};
+    use bytes::Bytes;
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::task::{Context, Waker};
+    use std::time::Instant;
+    use tidegate_engine::id::ConnId;
+    use tokio::io::{AsyncReadExt, DuplexStream, duplex};
+
+    const CONN: ConnId = ConnId(7);
+
+    /// A connection whose socket takes `room` bytes until its peer reads.
+    fn connected(room: usize) -> (Lines, DuplexStream, Arc<Gate>) {
+        let (ours, theirs) = duplex(room);
+        let gate = Arc::new(Gate::default());
+        let mut lines = Lines::new().unwrap();
+        let transport = Transport::Stream { writer: Box::pin(ours), gate: Arc::clone(&gate) };
+        lines.attach(Connection { conn: CONN, transport });
+        (lines, theirs, gate)
+    }
+
+    fn mode(gate: &Gate) -> Mode {
+        gate.poll_mode(&Context::from_waker(Waker::noop()))
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_leaves_when_it_is_writable() {
+        let (mut lines, mut peer, _gate) = connected(4);
+        let mut facts = Vec::new();
+        lines.send(CONN, Bytes::from_static(b"abc"));
+        lines.send(CONN, Bytes::from_static(b"defgh"));
+        lines.flush(&mut facts);
+        assert_eq!(facts.iter().map(sent).sum::<usize>(), 4);
+        assert!(!lines.idle());
+
+        let mut read = [0; 8];
+        let mut got = peer.read(&mut read).await.unwrap();
+        while got < read.len() {
+            poll_fn(|cx| lines.poll(cx)).await;
+            lines.resume(&mut facts);
+            got += peer.read(&mut read[got..]).await.unwrap();
+        }
+        assert_eq!(&read, b"abcdefgh");
+        assert_eq!(facts.iter().map(sent).sum::<usize>(), 8);
+        assert!(lines.idle());
+    }
+
+    #[tokio::test]
+    async fn a_close_lets_what_was_ordered_before_leave() {
+        let (mut lines, mut peer, gate) = connected(64);
+        let mut facts = Vec::new();
+        lines.send(CONN, Bytes::from_static(b"bye"));
+        lines.close(CONN, Instant::now());
+        lines.send(CONN, Bytes::from_static(b"too late"));
+        lines.flush(&mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 3), Fact::Closed(CONN)]);
+        assert!(!lines.knows(CONN));
+        assert_eq!(mode(&gate), Mode::Linger);
+        let mut read = Vec::new();
+        peer.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"bye");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_cannot_keep_its_connection() {
+        let (mut lines, _peer, gate) = connected(1);
+        let mut facts = Vec::new();
+        let now = Instant::now();
+        lines.send(CONN, Bytes::from_static(b"bye"));
+        lines.close(CONN, now);
+        lines.flush(&mut facts);
+        lines.expire(now, &mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 1)]);
+        assert_eq!(lines.next_expiry(), Some(now + CLOSE_WITHIN));
+        lines.expire(now + CLOSE_WITHIN, &mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 1), Fact::Closed(CONN)]);
+        assert_eq!(mode(&gate), Mode::Drop);
+    }
+
+    #[tokio::test]
+    async fn the_end_is_reported_once() {
+        let (mut lines, peer, _gate) = connected(64);
+        let mut facts = Vec::new();
+        drop(peer);
+        lines.send(CONN, Bytes::from_static(b"abc"));
+        lines.flush(&mut facts);
+        assert_eq!(facts, [Fact::Closed(CONN)]);
+        assert!(!lines.gone(CONN), "the reader's report comes second");
+    }
+
+    fn sent(fact: &Fact) -> usize {
+        match fact {
+            Fact::Sent(_, count) => *count,
+            Fact::Closed(_) => 0,
+        }
+    }
+}
