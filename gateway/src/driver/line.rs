@@ -23,8 +23,15 @@ const SLICES: usize = 16;
 pub(super) enum Side {
     /// A plain socket, which the driver reads as well.
     Socket(Socket),
-    /// A wrapped stream: a task reads it, and hears through the gate whether to.
-    Stream { stream: Pin<Box<dyn AsyncWrite + Send>>, gate: Arc<Gate>, waker: Waker },
+    /// A wrapped stream.
+    Stream(Box<Wrapped>),
+}
+
+/// The writing side of a wrapped stream: a task reads it, and hears through the gate whether to.
+pub(super) struct Wrapped {
+    pub(super) stream: Pin<Box<dyn AsyncWrite + Send>>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) waker: Waker,
 }
 
 /// A plain socket. The poller tells of changes only: what is left is remembered here.
@@ -86,19 +93,26 @@ impl Socket {
 /// One connection.
 pub(super) struct Line {
     pub(super) side: Side,
-    queue: VecDeque<Bytes>,
-    queued: usize,
-    /// It stands in the list of those with something new to write or to finish.
-    pub(super) dirty: bool,
+    /// What the connection has not taken; nothing for nearly all.
+    queue: Option<Box<Queue>>,
     /// The socket took nothing more: wait for it.
     pub(super) blocked: bool,
+    /// It takes no more orders.
     pub(super) closing: bool,
+    /// It ends as soon as nothing waits.
+    pub(super) ending: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
 }
 
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Line")
-            .field("queued", &self.queued)
+            .field("queued", &self.queue.as_ref().map_or(0, |queue| queue.bytes))
             .field("blocked", &self.blocked)
             .field("closing", &self.closing)
             .finish_non_exhaustive()
@@ -106,6 +120,7 @@ impl std::fmt::Debug for Line {
 }
 
 /// How far writing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
     /// Open, with or without something in the queue.
     Waiting,
@@ -117,17 +132,12 @@ pub(super) enum Progress {
 
 impl Line {
     pub(super) fn new(side: Side) -> Self {
-        Self { side, queue: VecDeque::new(), queued: 0, dirty: false, blocked: false, closing: false }
+        Self { side, queue: None, blocked: false, closing: false, ending: false }
     }
 
-    pub(super) fn push(&mut self, bytes: Bytes) {
-        self.queued += bytes.len();
-        self.queue.push_back(bytes);
-    }
-
-    /// Everything queued has left.
+    /// Everything ordered has left.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.queue.is_none()
     }
 
     /// Stops or resumes reading. Says whether there is something to be read at once.
@@ -137,77 +147,76 @@ impl Line {
                 socket.reading = on;
                 socket.wants_reading()
             }
-            Side::Stream { gate, .. } => {
-                gate.set(if on { Mode::Read } else { Mode::Hold });
+            Side::Stream(wrapped) => {
+                wrapped.gate.set(if on { Mode::Read } else { Mode::Hold });
                 false
             }
         }
     }
 
-    /// Writes what the connection takes; gives how many bytes.
-    pub(super) fn write(&mut self) -> (usize, Progress) {
+    /// Writes what waits and then `fresh`, as far as the connection takes it, and keeps the rest; gives how many bytes left.
+    pub(super) fn write(&mut self, fresh: &mut [Bytes]) -> (usize, Progress) {
+        if self.blocked {
+            return (0, self.keep(fresh));
+        }
         let mut sent = 0;
-        while !self.queue.is_empty() {
-            match self.write_once() {
+        while let Some(queue) = &mut self.queue {
+            match self.side.write(&queue.pieces) {
                 Poll::Ready(Ok(0) | Err(_)) => return (sent, Progress::Failed),
                 Poll::Ready(Ok(count)) => {
                     sent += count;
-                    self.taken(count);
+                    if !queue.taken(count) {
+                        self.queue = None;
+                    }
                 }
-                Poll::Pending => {
-                    self.blocked = true;
-                    let bearable = self.queued <= QUEUE_BYTES;
-                    return (sent, if bearable { Progress::Waiting } else { Progress::Failed });
-                }
+                Poll::Pending => return (sent, self.keep(fresh)),
             }
         }
-        if self.queue.capacity() > SLICES {
-            self.queue = VecDeque::new(); // A connection that once had much to send does not keep the room for it.
+        let mut at = 0;
+        while let Some(rest) = fresh.get_mut(at..).filter(|rest| !rest.is_empty()) {
+            match self.side.write(rest.iter()) {
+                Poll::Ready(Ok(0) | Err(_)) => return (sent, Progress::Failed),
+                Poll::Ready(Ok(mut count)) => {
+                    sent += count;
+                    for piece in rest {
+                        if count < piece.len() {
+                            piece.advance(count);
+                            break;
+                        }
+                        count -= piece.len();
+                        at += 1;
+                    }
+                }
+                Poll::Pending => return (sent, self.keep(rest)),
+            }
         }
         (sent, self.finish())
     }
 
-    fn write_once(&mut self) -> Poll<io::Result<usize>> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for (slice, bytes) in slices.iter_mut().zip(&self.queue) {
-            *slice = IoSlice::new(bytes);
-            count += 1;
+    /// Keeps what the connection did not take.
+    fn keep(&mut self, rest: &mut [Bytes]) -> Progress {
+        self.blocked = true;
+        if rest.is_empty() {
+            return Progress::Waiting;
         }
-        let slices = slices.get(..count).unwrap_or_default();
-        match &mut self.side {
-            Side::Socket(socket) => loop {
-                let mut stream = &socket.stream;
-                let written = match slices {
-                    [one] => stream.write(one),
-                    several => stream.write_vectored(several),
-                };
-                match written {
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    written => return Poll::Ready(written),
-                }
-            },
-            Side::Stream { stream, waker, .. } => {
-                let mut cx = Context::from_waker(waker);
-                match slices {
-                    [one] => stream.as_mut().poll_write(&mut cx, one),
-                    several => stream.as_mut().poll_write_vectored(&mut cx, several),
-                }
-            }
+        let queue = self.queue.get_or_insert_default();
+        for piece in rest {
+            queue.bytes += piece.len();
+            queue.pieces.push_back(std::mem::take(piece));
         }
+        if queue.bytes <= QUEUE_BYTES { Progress::Waiting } else { Progress::Failed }
     }
 
     /// After the last byte: lets a wrapped stream send what it holds, and ends the connection if it is to close.
     fn finish(&mut self) -> Progress {
         let closed = match &mut self.side {
-            Side::Socket(_) if !self.closing => return Progress::Waiting,
+            Side::Socket(_) if !self.ending => return Progress::Waiting,
             Side::Socket(socket) => Poll::Ready(socket.stream.shutdown(Shutdown::Write)),
-            Side::Stream { stream, waker, .. } => {
-                let mut cx = Context::from_waker(waker);
-                match stream.as_mut().poll_flush(&mut cx) {
-                    Poll::Ready(Ok(())) if !self.closing => return Progress::Waiting,
-                    Poll::Ready(Ok(())) => stream.as_mut().poll_shutdown(&mut cx),
+            Side::Stream(wrapped) => {
+                let mut cx = Context::from_waker(&wrapped.waker);
+                match wrapped.stream.as_mut().poll_flush(&mut cx) {
+                    Poll::Ready(Ok(())) if !self.ending => return Progress::Waiting,
+                    Poll::Ready(Ok(())) => wrapped.stream.as_mut().poll_shutdown(&mut cx),
                     other => other,
                 }
             }
@@ -221,16 +230,64 @@ impl Line {
             }
         }
     }
+}
 
-    fn taken(&mut self, mut count: usize) {
-        self.queued = self.queued.saturating_sub(count);
-        while let Some(first) = self.queue.front_mut() {
+impl Side {
+    /// Writes once.
+    fn write<'a>(&mut self, pieces: impl IntoIterator<Item = &'a Bytes>) -> Poll<io::Result<usize>> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
+        for (slice, bytes) in slices.iter_mut().zip(pieces) {
+            *slice = IoSlice::new(bytes);
+            count += 1;
+        }
+        let slices = slices.get(..count).unwrap_or_default();
+        match self {
+            Self::Socket(socket) => loop {
+                let mut stream = &socket.stream;
+                let written = match slices {
+                    [one] => stream.write(one),
+                    several => stream.write_vectored(several),
+                };
+                match written {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Poll::Pending,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    written => return Poll::Ready(written),
+                }
+            },
+            Self::Stream(wrapped) => {
+                let mut cx = Context::from_waker(&wrapped.waker);
+                match slices {
+                    [one] => wrapped.stream.as_mut().poll_write(&mut cx, one),
+                    several => wrapped.stream.as_mut().poll_write_vectored(&mut cx, several),
+                }
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// So many bytes have left; says whether something is left.
+    fn taken(&mut self, mut count: usize) -> bool {
+        self.bytes = self.bytes.saturating_sub(count);
+        while let Some(first) = self.pieces.front_mut() {
             if count < first.len() {
                 first.advance(count);
-                return;
+                break;
             }
             count -= first.len();
-            self.queue.pop_front();
+            self.pieces.pop_front();
         }
+        !self.pieces.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Line;
+
+    #[test]
+    fn a_silent_line_stays_small() {
+        assert!(size_of::<Line>() <= 64, "{} bytes", size_of::<Line>());
     }
 }

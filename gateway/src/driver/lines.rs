@@ -1,7 +1,7 @@
 //! Every stream connection: the driver reads plain sockets and writes to all directly, without a task or a copy between.
 //! What a socket does not take waits in its line, bounded, until the socket is writable. It decides nothing.
 
-use super::line::{Line, Progress, Reading, Side, Socket};
+use super::line::{Line, Progress, Reading, Side, Socket, Wrapped};
 use super::poller::Poller;
 use super::writable::Writable;
 use crate::connection::{Connection, Mode, Transport};
@@ -69,8 +69,12 @@ impl Hasher for Spread {
 #[derive(Debug)]
 pub(super) struct Lines {
     lines: ByNumber<Box<Line>>,
-    /// Lines with something new to write or to finish in this round.
-    dirty: Vec<ConnId>,
+    /// What is to be written in this round, in the order in which it was ordered.
+    ordered: Vec<(ConnId, Bytes)>,
+    /// Lines to be closed in this round, behind that.
+    finishing: Vec<ConnId>,
+    /// What one line gets of it, gathered for one write. Kept for its memory.
+    gathered: Vec<Bytes>,
     /// Sockets to be read.
     readable: VecDeque<ConnId>,
     /// Lines that are being closed and the latest time for it, in the order of that time.
@@ -95,7 +99,9 @@ impl Lines {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             lines: ByNumber::default(),
-            dirty: Vec::new(),
+            ordered: Vec::new(),
+            finishing: Vec::new(),
+            gathered: Vec::new(),
             readable: VecDeque::new(),
             closing: VecDeque::new(),
             lingering: ByNumber::default(),
@@ -113,7 +119,7 @@ impl Lines {
         let side = match transport {
             Transport::Socket { stream, permit } => Side::Socket(Socket::new(stream, permit)),
             Transport::Stream { writer, gate } => {
-                Side::Stream { stream: writer, gate, waker: self.writable.waker(conn) }
+                Side::Stream(Box::new(Wrapped { stream: writer, gate, waker: self.writable.waker(conn) }))
             }
         };
         self.lines.insert(conn, Box::new(Line::new(side)));
@@ -125,7 +131,7 @@ impl Lines {
         let Some(line) = self.lines.get(&conn) else { return false };
         let watched = match &line.side {
             Side::Socket(socket) => self.poller.watch(socket.stream(), conn),
-            Side::Stream { .. } => Ok(()),
+            Side::Stream(_) => Ok(()),
         };
         if let Err(error) = watched {
             tracing::warn!(%error, "a connection was closed: the kernel cannot watch it");
@@ -147,17 +153,13 @@ impl Lines {
 
     /// Queues bytes; [`Self::flush`] writes them.
     pub(super) fn send(&mut self, conn: ConnId, bytes: Bytes) {
-        let Some(line) = self.lines.get_mut(&conn) else {
+        let Some(line) = self.lines.get(&conn) else {
             return; // Closed meanwhile: the engine knows, or learns in this round.
         };
         if line.closing || bytes.is_empty() {
             return;
         }
-        line.push(bytes);
-        if !line.dirty {
-            line.dirty = true;
-            self.dirty.push(conn);
-        }
+        self.ordered.push((conn, bytes));
     }
 
     /// Stops or resumes reading.
@@ -179,10 +181,7 @@ impl Lines {
         line.closing = true;
         line.set_reading(false); // Nothing that it says is heard any more.
         self.closing.push_back((now + CLOSE_WITHIN, conn));
-        if !line.dirty {
-            line.dirty = true;
-            self.dirty.push(conn);
-        }
+        self.finishing.push(conn);
     }
 
     /// The reading side saw the end. True when the engine has not heard of it yet.
@@ -265,19 +264,29 @@ impl Lines {
         }
     }
 
-    /// Writes what the sockets take, and reports what left and which connections are gone.
+    /// Writes what was ordered, as far as the connections take it, and reports what left and which are gone.
     pub(super) fn flush(&mut self, facts: &mut Vec<Fact>) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for conn in dirty.drain(..) {
-            let Some(line) = self.lines.get_mut(&conn) else {
-                continue;
-            };
-            line.dirty = false;
-            if !line.blocked {
-                self.write(conn, facts);
+        let mut ordered = std::mem::take(&mut self.ordered);
+        let mut gathered = std::mem::take(&mut self.gathered);
+        let mut next = ordered.drain(..).peekable();
+        while let Some((conn, bytes)) = next.next() {
+            gathered.push(bytes);
+            while let Some((_, bytes)) = next.next_if(|(other, _)| *other == conn) {
+                gathered.push(bytes);
+            }
+            self.write(conn, &mut gathered, facts);
+            gathered.clear();
+        }
+        drop(next);
+        let mut finishing = std::mem::take(&mut self.finishing);
+        for conn in finishing.drain(..) {
+            if let Some(line) = self.lines.get_mut(&conn) {
+                line.ending = true;
+                self.write(conn, &mut [], facts);
             }
         }
-        self.dirty = dirty; // Keeps its capacity; nothing was added meanwhile.
+        // They keep their memory for the next round; nothing was added meanwhile.
+        (self.ordered, self.gathered, self.finishing) = (ordered, gathered, finishing);
     }
 
     /// Goes on with the lines that have become writable.
@@ -286,7 +295,7 @@ impl Lines {
         for conn in resumable.drain(..) {
             if let Some(line) = self.lines.get_mut(&conn) {
                 line.blocked = false;
-                self.write(conn, facts);
+                self.write(conn, &mut [], facts);
             }
         }
         self.resumable = resumable;
@@ -321,14 +330,14 @@ impl Lines {
 
     /// Whether everything queued has left.
     pub(super) fn idle(&self) -> bool {
-        self.lines.values().all(|line| line.is_empty() && !line.closing)
+        self.ordered.is_empty() && self.lines.values().all(|line| line.is_empty() && !line.closing)
     }
 
-    fn write(&mut self, conn: ConnId, facts: &mut Vec<Fact>) {
+    fn write(&mut self, conn: ConnId, fresh: &mut [Bytes], facts: &mut Vec<Fact>) {
         let Some(line) = self.lines.get_mut(&conn) else {
             return;
         };
-        let (sent, progress) = line.write();
+        let (sent, progress) = line.write(fresh);
         if sent > 0 {
             facts.push(Fact::Sent(conn, sent));
         }
@@ -369,8 +378,8 @@ fn list(readable: &mut VecDeque<ConnId>, conn: ConnId, line: &mut Line) {
 
 /// Tells the reader of a wrapped stream that the driver is finished with it.
 fn leave(line: &Line, mode: Mode) {
-    if let Side::Stream { gate, .. } = &line.side {
-        gate.set(mode);
+    if let Side::Stream(wrapped) = &line.side {
+        wrapped.gate.set(mode);
     }
 }
 

@@ -14,6 +14,7 @@ mod outbound;
 mod outbox;
 mod packets;
 mod publish;
+mod rare;
 mod record;
 mod retained;
 mod session;

@@ -2,12 +2,13 @@
 //! long as the connection does (topic aliases, limits of the peer). Owns no session and decides nothing.
 
 use super::outbox::Outbox;
+use super::rare::Rare;
 use super::slab::SessionKey;
 use crate::event::Peer;
 use crate::id::DeviceId;
 use crate::time::{Duration, Instant};
 use crate::topic::Topic;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use std::collections::VecDeque;
 use tidegate_wire::mqtt::{ReasonCode, Version};
 
@@ -49,11 +50,11 @@ pub(super) struct Connection {
     /// Its timer.
     pub(super) armed: Option<Instant>,
     /// The beginning of a packet.
-    pub(super) input: BytesMut,
+    pub(super) input: Rare<Vec<u8>>,
     /// When the packet in `input` began.
     pub(super) input_since: Instant,
     /// What came in and must wait until something else has happened, in order.
-    pub(super) waiting: VecDeque<Bytes>,
+    pub(super) waiting: Rare<VecDeque<Bytes>>,
     /// What the shell was told last: whether to read.
     pub(super) reading: bool,
     pub(super) outbox: Outbox,
@@ -62,7 +63,7 @@ pub(super) struct Connection {
     /// The topic of its last message: devices repeat themselves.
     pub(super) topic: Option<Topic>,
     /// Topic aliases that the client has set; alias 1 is at 0.
-    pub(super) aliases: Vec<Option<Topic>>,
+    pub(super) aliases: Rare<Vec<Option<Topic>>>,
 }
 
 impl Connection {
@@ -74,14 +75,14 @@ impl Connection {
             opened: now,
             heard: now,
             armed: None,
-            input: BytesMut::new(),
+            input: Rare::new(),
             input_since: now,
-            waiting: VecDeque::new(),
+            waiting: Rare::new(),
             reading: true,
             outbox: Outbox::default(),
             dirty: false,
             topic: None,
-            aliases: Vec::new(),
+            aliases: Rare::new(),
         }
     }
 
@@ -106,9 +107,9 @@ impl Connection {
     /// Nothing more is taken from it; its memory is given back before the shell has closed it.
     pub(super) fn release(&mut self) {
         self.phase = Phase::Closing;
-        self.input = BytesMut::new();
-        self.waiting = VecDeque::new();
-        self.aliases = Vec::new();
+        self.input = Rare::new();
+        self.waiting = Rare::new();
+        self.aliases = Rare::new();
         self.topic = None;
     }
 }

@@ -151,9 +151,8 @@ impl Mqtt {
         session.connection = Some(id);
         session.expiry = expiry;
         session.ends = None;
-        session.will = will;
-        session.inbound.attach();
-        session.outbound.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
+        session.will = will.map(Box::new);
+        session.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
         if session.recorded && expiry_changed {
             self.shared.record(session);
         }
@@ -179,7 +178,9 @@ impl Mqtt {
         self.shared.stir(id, connection);
         let protocol = connect.version.name();
         self.shared.output(Output::Notice(Notice::Connected { device: client, conn: id, protocol }));
-        if let Some(mut exchange) = self.exchange_of(now, id) {
+        if let Some(mut exchange) = self.exchange_of(now, id)
+            && exchange.session.outbound.len() > 0
+        {
             exchange.pump();
         }
     }

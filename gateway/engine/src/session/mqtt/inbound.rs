@@ -1,6 +1,7 @@
 //! What a session knows of the messages that its client sends: which wait to be safe, in which order they are to be
 //! acknowledged, which QoS 2 packet ids are not released. Pure state: no packets, no topics, no output.
 
+use super::rare::Blank;
 use crate::mutant::{Mutant, Planted};
 use std::collections::{BTreeMap, VecDeque};
 
@@ -96,6 +97,17 @@ pub(super) struct Inbound {
 /// QoS 1 messages of earlier connections that are remembered while they wait to be safe. Forgetting one costs
 /// nothing but a duplicate, if its client sends it again.
 const EARLIER_MAX: usize = 256;
+
+impl Blank for Inbound {
+    const BLANK: &'static Self = &Self {
+        pending: VecDeque::new(),
+        first: 0,
+        earlier: Vec::new(),
+        unreleased: BTreeMap::new(),
+        in_use: 0,
+        connection: 0,
+    };
+}
 
 impl Inbound {
     /// A new connection: what the client had in flight it will send again.

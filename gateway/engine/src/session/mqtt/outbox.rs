@@ -1,5 +1,5 @@
 //! What waits to be sent on one connection: everything of one round is gathered into one write; large payloads are
-//! shared, not copied. Counts what the shell has not sent yet. Knows no packets.
+//! shared, not copied. Counts what the shell has not sent yet. Owns no memory when nothing waits. Knows no packets.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,7 +8,10 @@ pub(super) const SHARED_FROM_BYTES: usize = 4 << 10;
 
 /// A connection's outgoing bytes.
 #[derive(Debug, Default)]
-pub(super) struct Outbox {
+pub(super) struct Outbox(Option<Box<Gathered>>);
+
+#[derive(Debug, Default)]
+struct Gathered {
     /// Finished pieces, in order, before `tail`.
     pieces: Vec<Bytes>,
     tail: BytesMut,
@@ -19,48 +22,65 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
+    fn gathered(&mut self) -> &mut Gathered {
+        self.0.get_or_insert_default()
+    }
+
     /// Where the next packet is written.
     pub(super) fn tail(&mut self) -> &mut BytesMut {
-        &mut self.tail
+        &mut self.gathered().tail
     }
 
     /// Appends bytes that are shared with others.
     pub(super) fn share(&mut self, bytes: Bytes) {
+        let gathered = self.gathered();
         if bytes.len() < SHARED_FROM_BYTES {
-            self.tail.extend_from_slice(&bytes);
+            gathered.tail.extend_from_slice(&bytes);
             return;
         }
-        self.finish();
-        self.finished += bytes.len();
-        self.pieces.push(bytes);
+        gathered.finish();
+        gathered.finished += bytes.len();
+        gathered.pieces.push(bytes);
     }
 
     /// Bytes that the peer has not taken.
     pub(super) fn backlog(&self) -> usize {
-        self.finished + self.tail.len() + self.unsent
+        self.0.as_ref().map_or(0, |gathered| gathered.finished + gathered.tail.len() + gathered.unsent)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.pieces.is_empty() && self.tail.is_empty()
+        self.0.as_ref().is_none_or(|gathered| gathered.pieces.is_empty() && gathered.tail.is_empty())
     }
 
     /// Everything gathered, in order, to be sent now.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = Bytes> {
-        self.finish();
-        self.unsent += self.finished;
-        self.finished = 0;
-        std::mem::take(&mut self.pieces).into_iter()
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Bytes> + use<> {
+        let (pieces, tail) = self.0.as_mut().map_or_else(Default::default, |gathered| gathered.take());
+        pieces.into_iter().chain(tail)
     }
 
     /// The shell has sent so many bytes.
     pub(super) fn sent(&mut self, count: usize) {
-        self.unsent = self.unsent.saturating_sub(count);
+        if let Some(gathered) = &mut self.0 {
+            gathered.unsent = gathered.unsent.saturating_sub(count);
+        }
+        if self.backlog() == 0 {
+            self.0 = None;
+        }
     }
+}
 
+impl Gathered {
     fn finish(&mut self) {
         if !self.tail.is_empty() {
             self.finished += self.tail.len();
             self.pieces.push(self.tail.split().freeze());
         }
+    }
+
+    fn take(&mut self) -> (Vec<Bytes>, Option<Bytes>) {
+        let tail = std::mem::take(&mut self.tail);
+        self.unsent += self.finished + tail.len();
+        self.finished = 0;
+        (std::mem::take(&mut self.pieces), (!tail.is_empty()).then(|| tail.freeze()))
     }
 }

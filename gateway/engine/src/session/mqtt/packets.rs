@@ -9,7 +9,7 @@ use super::subscriptions::Tree;
 use super::{Mqtt, Shared, write};
 use crate::id::ConnId;
 use crate::time::Instant;
-use bytes::{BufMut, Bytes};
+use bytes::Bytes;
 use tidegate_wire::mqtt::{self, Frame, Kind, Packet, Properties, ReasonCode, Sender, Version};
 
 /// Bytes that a connection may have sent while it was not to be read, beyond the largest packet: what the shell and
@@ -63,7 +63,7 @@ impl Mqtt {
     /// Goes on with what had to wait.
     pub(super) fn resume(&mut self, now: Instant, id: ConnId) {
         while let Some(chunk) =
-            self.connections.get_mut(&id).and_then(|connection| connection.waiting.pop_front())
+            self.connections.get_mut(&id).and_then(|connection| connection.waiting.touched()?.pop_front())
         {
             let before = self.connections.get(&id).map_or(0, |connection| connection.waiting.len());
             self.feed(now, id, chunk);
@@ -117,12 +117,12 @@ impl Mqtt {
                 }
             };
             if missing == 0 {
-                return Completed::Packet(connection.input.split().freeze());
+                return Completed::Packet(Bytes::from(connection.input.take()));
             }
             if chunk.is_empty() {
                 return Completed::Not;
             }
-            connection.input.put_slice(&chunk.split_to(missing.min(chunk.len())));
+            connection.input.extend_from_slice(&chunk.split_to(missing.min(chunk.len())));
         }
     }
 

@@ -2,7 +2,8 @@
 //! Owns no connection; is found by its client id.
 
 use super::inbound::Inbound;
-use super::outbound::Outbound;
+use super::outbound::{IN_FLIGHT_MAX, Outbound};
+use super::rare::Rare;
 use super::subscriptions::Granted;
 use crate::id::{ConnId, DeviceId};
 use crate::session::Incoming;
@@ -50,19 +51,19 @@ pub(super) struct Session {
     pub(super) ends: Option<Instant>,
     /// Its timer.
     pub(super) armed: Option<Instant>,
-    pub(super) will: Option<Will>,
+    pub(super) will: Option<Box<Will>>,
     pub(super) subscriptions: BTreeMap<Filter, Granted>,
     /// At most one a subscription.
-    pub(super) replays: VecDeque<Replay>,
-    pub(super) inbound: Inbound,
-    pub(super) outbound: Outbound,
+    pub(super) replays: Rare<VecDeque<Replay>>,
+    pub(super) inbound: Rare<Inbound>,
+    pub(super) outbound: Rare<Outbound>,
     /// A record of it was ordered, durable or not yet. Sessions without anything to remember have none: flash is spared (P6).
     pub(super) recorded: bool,
     /// The changes of its record that were ordered with an answer waiting, and those that are durable.
     pub(super) ordered: u64,
     pub(super) durable: u64,
     /// Answers to the present connection, ascending.
-    pub(super) held: VecDeque<Held>,
+    pub(super) held: Rare<VecDeque<Held>>,
 }
 
 impl Session {
@@ -75,13 +76,24 @@ impl Session {
             armed: None,
             will: None,
             subscriptions: BTreeMap::new(),
-            replays: VecDeque::new(),
-            inbound: Inbound::default(),
-            outbound: Outbound::new(),
+            replays: Rare::new(),
+            inbound: Rare::new(),
+            outbound: Rare::new(),
             recorded: false,
             ordered: 0,
             durable: 0,
-            held: VecDeque::new(),
+            held: Rare::new(),
+        }
+    }
+
+    /// A new connection: what was under way on the last one begins anew.
+    pub(super) fn attach(&mut self, receive_maximum: u16) {
+        if let Some(inbound) = self.inbound.touched() {
+            inbound.attach();
+        }
+        // What nobody has touched is as a new connection leaves it, with the largest window.
+        if self.outbound.touched().is_some() || usize::from(receive_maximum) < IN_FLIGHT_MAX {
+            self.outbound.attach(receive_maximum);
         }
     }
 

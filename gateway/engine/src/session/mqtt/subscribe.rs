@@ -89,7 +89,9 @@ impl Exchange<'_> {
                 Filter::new(text).ok().filter(|filter| self.session.subscriptions.remove(filter).is_some());
             if let Some(filter) = &known {
                 self.tree.remove(filter, self.key);
-                self.session.replays.retain(|replay| replay.filter != *filter);
+                if let Some(replays) = self.session.replays.touched() {
+                    replays.retain(|replay| replay.filter != *filter);
+                }
                 changed = true;
             }
             codes.push(if known.is_some() {
