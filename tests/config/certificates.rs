@@ -29,7 +29,9 @@ const WELL: &str = "certificate = \"server.crt\"\nkey = \"server.key\"\n";
 #[test]
 fn what_is_right_is_taken_without_a_word() {
     let folder = folder();
-    let config = at(folder.path(), &format!("{WELL}client_ca = \"ca.crt\"\nclient_crl = \"ca.crl\"\n"), now()).unwrap();
+    let config =
+        at(folder.path(), &format!("{WELL}client_ca = \"ca.crt\"\nclient_crl = \"ca.crl\"\n"), now())
+            .unwrap();
     assert_eq!(config.warnings, []);
     let secure = config.mqtt_tls.unwrap();
     assert_eq!(secure.listen, ["127.0.0.1:8883".parse().unwrap()]);
@@ -59,7 +61,10 @@ fn every_file_that_is_wrong_is_named_with_what_would_be_right() {
     write("empty.crt", b"");
     write("der.crt", &[0x30, 0x82, 1, 2, 3]);
     openssl(path, "pkcs8 -topk8 -in server.key -passout pass:hunter2 -out encrypted.key");
-    openssl(path, "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.crt -subj /CN=x");
+    openssl(
+        path,
+        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout other.key -out other.crt -subj /CN=x",
+    );
     openssl(path, "genrsa -out small.key 1024");
     std::fs::create_dir(path.join("folder")).unwrap();
     for (keys, words) in [
@@ -70,7 +75,10 @@ fn every_file_that_is_wrong_is_named_with_what_would_be_right() {
         ("certificate = \"cut.crt\"\nkey = \"server.key\"\n", &["cut.crt", "copy it again"]),
         ("certificate = \"empty.crt\"\nkey = \"server.key\"\n", &["there is no certificate in"]),
         ("certificate = \"der.crt\"\nkey = \"server.key\"\n", &["openssl x509 -inform DER"]),
-        ("certificate = \"server.key\"\nkey = \"server.crt\"\n", &["a private key and no certificate", "a certificate and no private key"]),
+        (
+            "certificate = \"server.key\"\nkey = \"server.crt\"\n",
+            &["a private key and no certificate", "a certificate and no private key"],
+        ),
         ("certificate = \"server.crt\"\nkey = \"encrypted.key\"\n", &["is encrypted", "openssl pkey -in"]),
         ("certificate = \"server.crt\"\nkey = \"other.key\"\n", &["does not belong to the certificate in"]),
         ("certificate = \"server.crt\"\nkey = \"small.key\"\n", &["cannot be used"]),
