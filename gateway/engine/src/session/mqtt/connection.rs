@@ -32,6 +32,8 @@ pub(super) struct Link {
     pub(super) silence: Option<Duration>,
     /// The client's Maximum Packet Size.
     pub(super) packet_bytes: usize,
+    /// The client wants to be told why something is refused (Request Problem Information).
+    pub(super) explains: bool,
     /// The client has published: it is the kind that is told to hold.
     pub(super) publisher: bool,
     /// Closed as soon as what it still waits for has been acknowledged.
@@ -98,6 +100,11 @@ impl Connection {
             Phase::Open(link) => Some(link),
             _ => None,
         }
+    }
+
+    /// The largest packet in which the client wants to be told why something is refused.
+    pub(super) fn explains_within(&self) -> Option<usize> {
+        self.link().filter(|link| link.explains).map(|link| link.packet_bytes)
     }
 
     pub(super) fn is_closing(&self) -> bool {

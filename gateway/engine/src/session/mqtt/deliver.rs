@@ -314,7 +314,8 @@ impl Exchange<'_> {
             Acked::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
             _ => ReasonCode::SUCCESS,
         };
-        write::ack(&mut self.connection.outbox, self.connection.version, Kind::PubRel, packet_id, reason);
+        let (version, within) = (self.version(), self.connection.explains_within());
+        write::ack_explained(&mut self.connection.outbox, version, Kind::PubRel, packet_id, reason, within);
         self.shared.stir(self.id, self.connection);
     }
 

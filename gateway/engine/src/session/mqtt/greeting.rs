@@ -7,6 +7,7 @@ use super::packets::Pause;
 use super::publish;
 use super::session::{Session, Will};
 use super::slab::SessionKey;
+use super::timers::Due;
 use super::{Mqtt, Shared, write};
 use crate::event::{Anonymous, Notice, Output, Peer};
 use crate::id::{ConnId, DeviceId};
@@ -44,7 +45,7 @@ impl Mqtt {
                     _ => mqtt::connect_version(packet),
                 };
                 if let Some(version) = version {
-                    self.refuse_connect(id, version, (error.reason(), error.as_str()));
+                    self.refuse_connect(id, version, (error.reason(), error.as_str()), usize::MAX);
                 }
                 return Err(Ending::unreadable(error));
             }
@@ -66,7 +67,7 @@ impl Mqtt {
                 Ok(Pause::No)
             }
             Err(refusal) => {
-                self.refuse_connect(id, connect.version, refusal);
+                self.refuse_connect(id, connect.version, refusal, packet_bytes(&connect));
                 Err(Ending::fault(refusal.0, refusal.1))
             }
         }
@@ -112,6 +113,15 @@ impl Mqtt {
             wished => wished.min(longest),
         };
         let will = connect.will.map(|will| self.shared.will(connect.version, &client, &will)).transpose()?;
+        // Without all that CONNACK tells the client would break rules that it cannot know [MQTT-3.1.2-24].
+        let list = self.shared.connack_properties(connect, &client, assigned, expiry, keep_alive);
+        let most = packet_bytes(connect);
+        if !mqtt::encoded_len(connect.version, &accepted(false, &list)).is_ok_and(|length| length <= most) {
+            return Err((
+                ReasonCode::PACKET_TOO_LARGE,
+                "CONNACK is larger than the client's Maximum Packet Size",
+            ));
+        }
         Ok(Guest { client, assigned, will, expiry, keep_alive })
     }
 
@@ -156,24 +166,24 @@ impl Mqtt {
         if session.recorded && expiry_changed {
             self.shared.record(session);
         }
-        let packet_bytes =
-            connect.properties.maximum_packet_size().map_or(usize::MAX, |bytes| bytes as usize);
         self.greeting.remove(&id);
+        let silence = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500));
+        if let Some(silence) = silence {
+            // It may be shorter than what CONNECT had.
+            self.timers.arm(&mut connection.armed, now.after(silence), Due::Connection(id));
+        }
         connection.phase = Phase::Open(Link {
             session: key,
             device: client.clone(),
-            silence: (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500)),
-            packet_bytes,
+            silence,
+            packet_bytes: packet_bytes(connect),
+            explains: connect.properties.request_problem_info().unwrap_or(true),
             publisher: false,
             leaving: false,
         });
         let list = self.shared.connack_properties(connect, &client, assigned, expiry, keep_alive);
-        let connack = Packet::ConnAck(ConnAck {
-            session_present: present.is_some(),
-            reason: ReasonCode::SUCCESS,
-            properties: Properties::new(&list),
-        });
-        // A client whose Maximum Packet Size is smaller than its CONNACK cannot be told anything.
+        let connack = accepted(present.is_some(), &list);
+        // That it fits was seen before.
         let _ = write::packet(&mut connection.outbox, connect.version, &connack, usize::MAX);
         self.shared.stir(id, connection);
         let protocol = connect.version.name();
@@ -206,20 +216,28 @@ impl Mqtt {
         Some(key)
     }
 
-    /// CONNACK with a refusal, where the version has a word for it.
-    fn refuse_connect(&mut self, id: ConnId, version: Version, (reason, words): Refusal) {
+    /// CONNACK with a refusal, where the version has a word for it, in at most `most` bytes.
+    fn refuse_connect(&mut self, id: ConnId, version: Version, (reason, words): Refusal, most: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if !version.is_v5() && reason.connect_return_code().is_none() {
             return;
         }
-        let list = [Property::ReasonString(words)];
-        let properties = if version.is_v5() { Properties::new(&list) } else { Properties::EMPTY };
-        let connack = Packet::ConnAck(ConnAck { session_present: false, reason, properties });
-        let _ = write::packet(&mut connection.outbox, version, &connack, usize::MAX);
+        let refused = |properties| Packet::ConnAck(ConnAck { session_present: false, reason, properties });
+        write::explained(&mut connection.outbox, version, &[Property::ReasonString(words)], most, refused);
     }
 }
 
 const AUTH_METHOD: u8 = 0x15;
+
+/// The largest packet that the client takes.
+fn packet_bytes(connect: &Connect<'_>) -> usize {
+    connect.properties.maximum_packet_size().map_or(usize::MAX, |bytes| bytes as usize)
+}
+
+fn accepted<'a>(session_present: bool, list: &'a [Property<'a>]) -> Packet<'a> {
+    let properties = Properties::new(list);
+    Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties })
+}
 
 impl Shared {
     /// Whether this peer may come without a password: it has a verified certificate, or nobody needs to say who they are.

@@ -168,11 +168,12 @@ impl Exchange<'_> {
     /// Sends the acknowledgements that may leave.
     pub(super) fn acknowledge(&mut self) {
         let version = self.connection.version;
+        let within = self.connection.explains_within();
         let outbox = &mut self.connection.outbox;
         let mut count = 0;
         self.session.inbound.acknowledge(self.shared.planted, |ack| {
             let kind = if ack.exactly_once { Kind::PubRec } else { Kind::PubAck };
-            write::ack(outbox, version, kind, ack.packet_id, ReasonCode(ack.reason));
+            write::ack_explained(outbox, version, kind, ack.packet_id, ReasonCode(ack.reason), within);
             count += u64::from(ack.reason < 0x80);
         });
         self.shared.acknowledged += count;
@@ -198,7 +199,8 @@ impl Exchange<'_> {
                 return Ok(());
             }
         };
-        write::ack(&mut self.connection.outbox, self.connection.version, Kind::PubComp, packet_id, reason);
+        let (version, within) = (self.version(), self.connection.explains_within());
+        write::ack_explained(&mut self.connection.outbox, version, Kind::PubComp, packet_id, reason, within);
         self.shared.stir(self.id, self.connection);
         Ok(())
     }

@@ -10,8 +10,8 @@ use crate::topic::Filter;
 use bytes::Bytes;
 use std::num::NonZeroU32;
 use tidegate_wire::mqtt::{
-    self, Packet, Properties, ReasonCode, RetainHandling, SubAck, Subscribe, Subscription, UnsubAck,
-    Unsubscribe,
+    self, Packet, Properties, Property, ReasonCode, RetainHandling, SubAck, Subscribe, Subscription,
+    UnsubAck, Unsubscribe,
 };
 
 impl Exchange<'_> {
@@ -32,10 +32,16 @@ impl Exchange<'_> {
             })
             .collect();
         let packet_id = subscribe.packet_id;
-        self.answer(
-            changed,
-            &Packet::SubAck(SubAck { packet_id, properties: Properties::EMPTY, codes: &codes }),
-        );
+        let answer = |properties| Packet::SubAck(SubAck { packet_id, properties, codes: &codes });
+        // Why the first of them fails, if the client wants to know and has room for it [MQTT-3.9.2-1].
+        let refused = codes.iter().copied().map(ReasonCode).find(|code| code.is_failure());
+        let why = refused.map(|reason| [Property::ReasonString(write::why(reason))]);
+        let room = self.connection.explains_within().filter(|_| self.version().is_v5());
+        let told = why.as_ref().map(|list| answer(Properties::new(list))).filter(|packet| {
+            let length = mqtt::encoded_len(self.version(), packet).ok();
+            length.is_some_and(|length| room.is_some_and(|room| length <= room))
+        });
+        self.answer(changed, &told.unwrap_or_else(|| answer(Properties::EMPTY)));
     }
 
     /// Grants a subscription; says whether anything has changed.

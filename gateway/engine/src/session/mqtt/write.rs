@@ -34,22 +34,70 @@ pub(super) fn packet(
     }
 }
 
+/// Writes a packet that may say why: with these properties if the peer's Maximum Packet Size has room, else without; not
+/// at all when even that is too large (MQTT 5.0, 3.4.2.2.2 and its like).
+pub(super) fn explained<'a>(
+    out: &mut Outbox,
+    version: Version,
+    list: &'a [Property<'a>],
+    most: usize,
+    with: impl Fn(Properties<'a>) -> Packet<'a>,
+) {
+    let told = version.is_v5() && !list.is_empty();
+    if told && packet(out, version, &with(Properties::new(list)), most).is_ok() {
+        return;
+    }
+    let _ = packet(out, version, &with(Properties::EMPTY), most);
+}
+
+/// What a refusal means here, for a Reason String.
+pub(super) fn why(reason: ReasonCode) -> &'static str {
+    match reason {
+        ReasonCode::TOPIC_NAME_INVALID => {
+            "topic names are not taken that begin with $, have control characters, or are longer or deeper than the limit"
+        }
+        ReasonCode::TOPIC_FILTER_INVALID => {
+            "topic filters are not taken that have control characters, or are longer or deeper than the limit"
+        }
+        ReasonCode::QUOTA_EXCEEDED => "more than a limit of this gateway allows",
+        ReasonCode::NOT_AUTHORIZED => "this device may not do so with this topic",
+        ReasonCode::PACKET_IDENTIFIER_NOT_FOUND => "nothing is under way with this packet identifier",
+        other => other.name(),
+    }
+}
+
 /// Writes PUBACK, PUBREC, PUBREL or PUBCOMP. `packet_id` is never zero.
 pub(super) fn ack(out: &mut Outbox, version: Version, kind: Kind, packet_id: u16, reason: ReasonCode) {
+    ack_explained(out, version, kind, packet_id, reason, None);
+}
+
+/// The same, with words for a refusal if the client wants them and takes packets of so many bytes.
+pub(super) fn ack_explained(
+    out: &mut Outbox,
+    version: Version,
+    kind: Kind,
+    packet_id: u16,
+    reason: ReasonCode,
+    within: Option<usize>,
+) {
     let Some(packet_id) = mqtt::PacketId::new(packet_id) else { return };
     if reason == ReasonCode::SUCCESS || !version.is_v5() {
         out.tail().extend_from_slice(&mqtt::short_ack(kind, packet_id));
         return;
     }
-    let ack = Ack { packet_id, reason, properties: Properties::EMPTY };
-    let whole = match kind {
-        Kind::PubAck => Packet::PubAck(ack),
-        Kind::PubRec => Packet::PubRec(ack),
-        Kind::PubRel => Packet::PubRel(ack),
-        _ => Packet::PubComp(ack),
+    let whole = |properties| {
+        let ack = Ack { packet_id, reason, properties };
+        match kind {
+            Kind::PubAck => Packet::PubAck(ack),
+            Kind::PubRec => Packet::PubRec(ack),
+            Kind::PubRel => Packet::PubRel(ack),
+            _ => Packet::PubComp(ack),
+        }
     };
-    // Six bytes at the most: no peer's limit is smaller in earnest, and without it the message would never end.
-    let _ = packet(out, version, &whole, usize::MAX);
+    // Without words it has six bytes at the most: a client that took its CONNACK takes that.
+    let why = [Property::ReasonString(why(reason))];
+    let list = if within.is_some() { why.as_slice() } else { &[] };
+    explained(out, version, list, within.unwrap_or(usize::MAX), whole);
 }
 
 /// Writes DISCONNECT with its reason; versions before 5 have none from a server.
@@ -59,13 +107,9 @@ pub(super) fn disconnect(out: &mut Outbox, version: Version, reason: ReasonCode,
     }
     // A broken second CONNECT has reasons that DISCONNECT does not know (MQTT 5.0, table 3-10).
     let reason = if reason.belongs_to(Kind::Disconnect) { reason } else { ReasonCode::PROTOCOL_ERROR };
-    let properties = [Property::ReasonString(words)];
-    let told = Packet::Disconnect(Disconnect { reason, properties: Properties::new(&properties) });
-    // The reason string gives way to the peer's Maximum Packet Size [MQTT-3.14.2-3].
-    if packet(out, version, &told, most).is_err() {
-        let bare = Packet::Disconnect(Disconnect { reason, properties: Properties::EMPTY });
-        let _ = packet(out, version, &bare, most);
-    }
+    explained(out, version, &[Property::ReasonString(words)], most, |properties| {
+        Packet::Disconnect(Disconnect { reason, properties })
+    });
 }
 
 /// A message on its way to one client.
