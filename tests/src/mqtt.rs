@@ -95,7 +95,7 @@ pub fn encode(version: Version, packet: &Packet<'_>) -> Vec<u8> {
     bytes
 }
 
-/// A message that says "21.5"; its packet id is left out when it is 0.
+/// A message that says "21.5"; at QoS 0 it has no packet id.
 #[must_use]
 pub fn message<'a>(topic: &'a str, qos: Qos, id: u16) -> Publish<'a> {
     Publish {
@@ -103,7 +103,7 @@ pub fn message<'a>(topic: &'a str, qos: Qos, id: u16) -> Publish<'a> {
         qos,
         retain: false,
         topic,
-        packet_id: PacketId::new(id),
+        packet_id: PacketId::new(id).filter(|_| qos != Qos::AtMostOnce),
         properties: Properties::EMPTY,
         payload: b"21.5",
     }
@@ -141,4 +141,37 @@ pub fn words(version: Version, frame: &[u8]) -> String {
         Packet::Disconnect(disconnect) => format!("DISCONNECT{}", code(disconnect.reason)),
         other => other.kind().name().to_owned(),
     }
+}
+
+/// Bytes from hexadecimal digits; spaces are for the eye, and `'text'` stands for its bytes.
+#[must_use]
+pub fn bytes(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (index, part) in text.split('\'').enumerate() {
+        if index % 2 == 1 {
+            out.extend_from_slice(part.as_bytes());
+            continue;
+        }
+        let digits: Vec<u32> = part.chars().filter_map(|c| c.to_digit(16)).collect();
+        out.extend(digits.chunks(2).map(|pair| u8::try_from(pair[0] * 16 + pair[1]).unwrap()));
+    }
+    out
+}
+
+/// A whole packet from its first byte and its body.
+#[must_use]
+pub fn whole(first: u8, body: &str) -> Vec<u8> {
+    let body = bytes(body);
+    let mut packet = vec![first];
+    let mut rest = body.len();
+    loop {
+        let more = if rest > 0x7F { 0x80 } else { 0 };
+        packet.push(u8::try_from(rest & 0x7F).unwrap() | more);
+        rest >>= 7;
+        if rest == 0 {
+            break;
+        }
+    }
+    packet.extend(body);
+    packet
 }

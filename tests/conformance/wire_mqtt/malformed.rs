@@ -1,27 +1,11 @@
 //! Packets that must be refused, each with its error and the reason code that MQTT 5 has for it.
 
 use super::bytes;
+use tidegate_tests::mqtt::whole;
 use tidegate_wire::mqtt::Version::{V3_1, V3_1_1, V5};
 use tidegate_wire::mqtt::{
     Error, Packet, ReasonCode, Sender, Version, decode, frame, is_topic_filter, is_topic_name, split_shared,
 };
-
-/// A whole packet from its first byte and its body.
-fn whole(first: u8, body: &str) -> Vec<u8> {
-    let body = bytes(body);
-    let mut packet = vec![first];
-    let mut rest = body.len();
-    loop {
-        let more = if rest > 0x7F { 0x80 } else { 0 };
-        packet.push(u8::try_from(rest & 0x7F).unwrap() | more);
-        rest >>= 7;
-        if rest == 0 {
-            break;
-        }
-    }
-    packet.extend(body);
-    packet
-}
 
 #[track_caller]
 fn refused(versions: &[Version], first: u8, body: &str, error: Error) {
