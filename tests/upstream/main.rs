@@ -5,4 +5,5 @@
 mod amqp091;
 mod contract;
 mod file;
+mod scripted;
 mod tls;

@@ -94,6 +94,8 @@ pub(super) struct Link {
     pub(super) frames: Frames,
     /// The distance of heartbeats that was agreed; `None` when there are none.
     pub(super) heartbeat: Option<Duration>,
+    /// The broker has asked for a pause already.
+    pub(super) blocked: bool,
 }
 
 /// Why there is no connection, in words for whoever must act.
@@ -140,15 +142,14 @@ async fn one_address(url: &Url, address: SocketAddr, config: &config::Amqp) -> R
     let stream = TcpStream::connect(address).await.map_err(Failure::from).map_err(failed)?;
     stream.set_nodelay(true).map_err(Failure::from).map_err(failed)?;
     // No other way leads past TLS: `amqps` is never spoken in plain text.
-    let (frames, heartbeat) = if url.secure {
+    let mut link = if url.secure {
         let stream = secure(stream, &url.host).await.map_err(Failure::from).map_err(failed)?;
         handshake(stream, url, config).await
     } else {
         handshake(stream, url, config).await
     }
     .map_err(failed)?;
-    let mut link = Link { frames, heartbeat };
-    prepare_exchange(&mut link.frames, &config.exchange).await.map_err(|error| match error {
+    prepare_exchange(&mut link, &config.exchange).await.map_err(|error| match error {
         Failure::Closed(reply) => Fault(exchange_fault(&reply, &config.exchange, &config.username)),
         error => refused(&error, url, config),
     })?;
@@ -181,16 +182,22 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Waits for the answer that `pick` takes. Heartbeats may come in between, and nothing else.
+/// Waits for the answer that `pick` takes. Heartbeats and pauses may come in between, and nothing else.
 async fn answer<T>(
-    frames: &mut Frames,
+    link: &mut Link,
     awaited: &str,
     mut pick: impl FnMut(&AMQPClass) -> Option<T>,
 ) -> Result<T, Failure> {
     loop {
-        while let Some(frame) = frames.next().map_err(Failure::Protocol)? {
+        while let Some(frame) = link.frames.next().map_err(Failure::Protocol)? {
             match frame {
                 Frame::Heartbeat => {}
+                Frame::Method { method: AMQPClass::Connection(ConnectionMethod::Blocked(_)), .. } => {
+                    link.blocked = true;
+                }
+                Frame::Method { method: AMQPClass::Connection(ConnectionMethod::Unblocked(_)), .. } => {
+                    link.blocked = false;
+                }
                 Frame::Method { method: AMQPClass::Connection(ConnectionMethod::Close(close)), .. } => {
                     return Err(Failure::Closed(Reply::new(close.reply_code, &close.reply_text)));
                 }
@@ -198,23 +205,19 @@ async fn answer<T>(
                     return Err(Failure::Closed(Reply::new(close.reply_code, &close.reply_text)));
                 }
                 Frame::Method { method, .. } if let Some(answer) = pick(&method) => return Ok(answer),
-                other => return Err(Failure::Protocol(format!("it sent {other:?} instead of {awaited}"))),
+                other => return Err(Failure::Protocol(format!("it sent {other} instead of {awaited}"))),
             }
         }
-        frames.turn().await?;
+        link.frames.turn().await?;
     }
 }
 
 /// From the protocol header to a channel in confirm mode (AMQP 0-9-1, 2.2.4).
-async fn handshake(
-    stream: impl Stream + 'static,
-    url: &Url,
-    config: &config::Amqp,
-) -> Result<(Frames, Option<Duration>), Failure> {
+async fn handshake(stream: impl Stream + 'static, url: &Url, config: &config::Amqp) -> Result<Link, Failure> {
     use AMQPClass::{Channel, Confirm, Connection};
-    let mut frames = Frames::new(stream);
-    frames.output().extend_from_slice(b"AMQP\x00\x00\x09\x01");
-    answer(&mut frames, "connection.start", |method| {
+    let mut link = Link { frames: Frames::new(stream), heartbeat: None, blocked: false };
+    link.frames.output().extend_from_slice(b"AMQP\x00\x00\x09\x01");
+    answer(&mut link, "connection.start", |method| {
         matches!(method, Connection(ConnectionMethod::Start(_))).then_some(())
     })
     .await?;
@@ -224,12 +227,21 @@ async fn handshake(
         response: LongString::from(format!("\0{}\0{}", config.username, config.password)),
         locale: "en_US".into(),
     };
-    frames.method(0, Connection(ConnectionMethod::StartOk(start_ok)))?;
-    let tune = answer(&mut frames, "connection.tune", |method| match method {
+    link.frames.method(0, Connection(ConnectionMethod::StartOk(start_ok)))?;
+    let tune = answer(&mut link, "connection.tune", |method| match method {
         Connection(ConnectionMethod::Tune(tune)) => Some(tune.clone()),
         _ => None,
     })
-    .await?;
+    .await
+    .map_err(|failure| match failure {
+        // AMQP 0-9-1 has no word for a wrong password: brokers without the extension just hang up (2.2.4).
+        Failure::Io(error)
+            if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
+        {
+            Failure::Closed(Reply { code: 403, text: "it hung up when it had the password".into() })
+        }
+        failure => failure,
+    })?;
     if tune.frame_max != 0 && tune.frame_max < FRAME_BYTES {
         return Err(Failure::Protocol(format!(
             "it takes frames of at most {} bytes and {FRAME_BYTES} are needed: raise its `frame_max`",
@@ -238,24 +250,25 @@ async fn handshake(
     }
     let heartbeat = agreed_heartbeat(config.heartbeat, tune.heartbeat);
     let tune_ok = connection::TuneOk { channel_max: CHANNEL, frame_max: FRAME_BYTES, heartbeat };
-    frames.method(0, Connection(ConnectionMethod::TuneOk(tune_ok)))?;
+    link.frames.method(0, Connection(ConnectionMethod::TuneOk(tune_ok)))?;
     let virtual_host = ShortString::try_new(url.vhost.as_str()).map_err(io::Error::other)?;
-    frames.method(0, Connection(ConnectionMethod::Open(connection::Open { virtual_host })))?;
-    answer(&mut frames, "connection.open-ok", |method| {
+    link.frames.method(0, Connection(ConnectionMethod::Open(connection::Open { virtual_host })))?;
+    answer(&mut link, "connection.open-ok", |method| {
         matches!(method, Connection(ConnectionMethod::OpenOk(_))).then_some(())
     })
     .await?;
-    frames.method(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {})))?;
-    frames.method(CHANNEL, Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false })))?;
-    answer(&mut frames, "channel.open-ok", |method| {
+    link.frames.method(CHANNEL, Channel(channel::AMQPMethod::Open(channel::Open {})))?;
+    link.frames.method(CHANNEL, Confirm(confirm::AMQPMethod::Select(confirm::Select { nowait: false })))?;
+    answer(&mut link, "channel.open-ok", |method| {
         matches!(method, Channel(channel::AMQPMethod::OpenOk(_))).then_some(())
     })
     .await?;
-    answer(&mut frames, "confirm.select-ok", |method| {
+    answer(&mut link, "confirm.select-ok", |method| {
         matches!(method, Confirm(confirm::AMQPMethod::SelectOk(_))).then_some(())
     })
     .await?;
-    Ok((frames, (heartbeat > 0).then(|| Duration::from_secs(heartbeat.into()))))
+    link.heartbeat = (heartbeat > 0).then(|| Duration::from_secs(heartbeat.into()));
+    Ok(link)
 }
 
 /// The shorter of what both wish for, in seconds; zero wishes for none (AMQP 0-9-1, connection.tune).
@@ -283,7 +296,7 @@ fn client_properties() -> FieldTable {
 }
 
 /// Declares the exchange, or checks that it is there. The default exchange is always there and cannot be declared.
-async fn prepare_exchange(frames: &mut Frames, exchange: &config::Exchange) -> Result<(), Failure> {
+async fn prepare_exchange(link: &mut Link, exchange: &config::Exchange) -> Result<(), Failure> {
     if exchange.name.is_empty() {
         return Ok(());
     }
@@ -297,8 +310,8 @@ async fn prepare_exchange(frames: &mut Frames, exchange: &config::Exchange) -> R
         nowait: false,
         arguments: FieldTable::default(),
     };
-    frames.method(CHANNEL, AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)))?;
-    answer(frames, "exchange.declare-ok", |method| {
+    link.frames.method(CHANNEL, AMQPClass::Exchange(exchange::AMQPMethod::Declare(declare)))?;
+    answer(link, "exchange.declare-ok", |method| {
         matches!(method, AMQPClass::Exchange(exchange::AMQPMethod::DeclareOk(_))).then_some(())
     })
     .await

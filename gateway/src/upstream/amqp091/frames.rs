@@ -2,9 +2,10 @@
 //! Knows framing and nothing of what frames mean. The codec is `amq-protocol`'s, but for publications, which
 //! `envelope` writes by itself.
 
-use amq_protocol::frame::{AMQPContentHeader, AMQPFrame, WriteContext, gen_frame, parse_frame};
-use amq_protocol::protocol::{AMQPClass, constants};
+use amq_protocol::frame::{AMQPFrame, WriteContext, gen_frame, parse_frame};
+use amq_protocol::protocol::{AMQPClass, connection, constants};
 use bytes::{Buf, BufMut, BytesMut};
+use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -31,19 +32,56 @@ const READ_BYTES: usize = 8 << 10;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// The methods that a broker has reason to send to a publisher, class and method. No other is parsed: it cannot be obeyed, and
+/// tables, which the codec parses by recursion without a bound, come only in those. Without connection.start, which
+/// [`Frames::next`] knows by its number.
+const EXPECTED_METHODS: &[(u16, u16)] = &[
+    (10, 30), // connection: tune, open-ok, close, close-ok, blocked, unblocked
+    (10, 41),
+    (10, 50),
+    (10, 51),
+    (10, 60),
+    (10, 61),
+    (20, 11), // channel: open-ok, flow, close
+    (20, 20),
+    (20, 40),
+    (40, 11), // exchange.declare-ok
+    (60, 50), // basic: return, ack, nack
+    (60, 80),
+    (60, 120),
+    (85, 11), // confirm.select-ok
+];
+
+/// connection.start.
+const START: (u16, u16) = (10, 10);
+
 /// A frame from the broker.
-#[derive(Debug)]
 pub(super) enum Frame {
     Method {
         channel: u16,
         method: AMQPClass,
     },
+    /// The properties of a message, of which one is wanted; empty when it has none.
     Header {
-        header: Box<AMQPContentHeader>,
+        message_id: String,
     },
     /// Part of a body; its bytes are those of a message that came back, and nobody wants them.
     Body,
     Heartbeat,
+}
+
+impl fmt::Display for Frame {
+    /// For the log: short, and nothing of what the other side chose.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Method { channel, method } => {
+                let (class, method) = (method.get_amqp_class_id(), method.get_amqp_method_id());
+                write!(f, "method {class}.{method} on channel {channel}")
+            }
+            Self::Header { .. } | Self::Body => f.write_str("a message"),
+            Self::Heartbeat => f.write_str("a heartbeat"),
+        }
+    }
 }
 
 /// A connection's bytes in both directions.
@@ -82,11 +120,14 @@ impl Frames {
         self.write(&AMQPFrame::Method(channel, method))
     }
 
-    /// Writes a heartbeat.
+    /// Writes a heartbeat, unless something waits to be sent that says as much: a broker that does not read must not make it grow.
     ///
     /// # Errors
     /// As [`Frames::method`].
     pub(super) fn heartbeat(&mut self) -> io::Result<()> {
+        if !self.output.is_empty() {
+            return Ok(());
+        }
         self.write(&AMQPFrame::Heartbeat)
     }
 
@@ -97,16 +138,16 @@ impl Frames {
         Ok(())
     }
 
-    /// Moves bytes: writes what waits, and ends when something came in, or when there is room again.
+    /// Moves bytes: writes what waits, and ends when something came in (true), or when there is room again (false).
     /// Nothing is lost when this is dropped before it ends.
     ///
     /// # Errors
     /// When the connection has failed or was closed by the broker.
-    pub(super) async fn turn(&mut self) -> io::Result<()> {
+    pub(super) async fn turn(&mut self) -> io::Result<bool> {
         poll_fn(|context| self.poll_turn(context)).await
     }
 
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let full = !self.has_room();
         self.poll_write(context)?;
         let mut read = ReadBuf::new(&mut self.scratch[..]);
@@ -117,10 +158,10 @@ impl Frames {
             ))),
             Poll::Ready(Ok(())) => {
                 self.input.extend_from_slice(read.filled());
-                Poll::Ready(Ok(()))
+                Poll::Ready(Ok(true))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            Poll::Pending if full && self.has_room() => Poll::Ready(Ok(())),
+            Poll::Pending if full && self.has_room() => Poll::Ready(Ok(false)),
             Poll::Pending => Poll::Pending,
         }
     }
@@ -176,15 +217,66 @@ impl Frames {
             return Ok(None);
         }
         let bytes = self.input.split_to(size + FRAME_OVERHEAD_BYTES);
-        if kind == constants::FRAME_BODY && bytes.last() == Some(&FRAME_END) {
-            return Ok(Some(Frame::Body));
-        }
-        let garbled = || "the other side sent what is no frame of AMQP 0-9-1".to_owned();
-        match parse_frame(&bytes[..]) {
-            Ok((_, AMQPFrame::Method(channel, method))) => Ok(Some(Frame::Method { channel, method })),
-            Ok((_, AMQPFrame::Header(_, header))) => Ok(Some(Frame::Header { header: Box::new(header) })),
-            Ok((_, AMQPFrame::Heartbeat)) => Ok(Some(Frame::Heartbeat)),
-            Ok(_) | Err(_) => Err(garbled()),
-        }
+        let frame = match bytes.get(7..7 + size) {
+            Some(payload) if bytes.last() == Some(&FRAME_END) => parse(kind, payload, &bytes),
+            _ => None,
+        };
+        frame
+            .map(Some)
+            .ok_or_else(|| "the other side sent what is no frame of AMQP 0-9-1 for a publisher".to_owned())
     }
+}
+
+/// A frame by its type, its payload, and all its bytes; nothing when it is none that may come.
+fn parse(kind: u8, payload: &[u8], bytes: &[u8]) -> Option<Frame> {
+    match kind {
+        constants::FRAME_BODY => return Some(Frame::Body),
+        constants::FRAME_HEADER => return message_id(payload).map(|message_id| Frame::Header { message_id }),
+        constants::FRAME_METHOD => {
+            let [a, b, c, d] = *payload.first_chunk()?;
+            let number = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+            if number == START {
+                // Nobody wants its tables.
+                let method =
+                    AMQPClass::Connection(connection::AMQPMethod::Start(connection::Start::default()));
+                return Some(Frame::Method { channel: 0, method });
+            }
+            if !EXPECTED_METHODS.contains(&number) {
+                return None;
+            }
+        }
+        _ => {}
+    }
+    match parse_frame(bytes) {
+        Ok((_, AMQPFrame::Method(channel, method))) => Some(Frame::Method { channel, method }),
+        Ok((_, AMQPFrame::Heartbeat)) => Some(Frame::Heartbeat),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// The message id of a content header (AMQP 0-9-1, 4.2.6.1); empty when there is none.
+fn message_id(header: &[u8]) -> Option<String> {
+    let mut rest = header.get(12..)?; // class, weight, size of the body
+    let flags = u16::from_be_bytes(*take(&mut rest, 2)?.first_chunk()?);
+    // What stands before it: content type, content encoding, headers, delivery mode, priority, correlation id, reply-to, expiration.
+    for property in (8..16).rev().filter(|bit| flags & (1 << bit) != 0) {
+        let length = match property {
+            13 => u32::from_be_bytes(*take(&mut rest, 4)?.first_chunk()?) as usize,
+            11 | 12 => 1,
+            _ => take(&mut rest, 1)?.first().copied()?.into(),
+        };
+        take(&mut rest, length)?;
+    }
+    if flags & (1 << 7) == 0 {
+        return Some(String::new());
+    }
+    let length = take(&mut rest, 1)?.first().copied()?;
+    String::from_utf8(take(&mut rest, length.into())?.to_vec()).ok()
+}
+
+/// So many bytes from the front, when they are there.
+fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
+    let (taken, left) = rest.split_at_checked(count)?;
+    *rest = left;
+    Some(taken)
 }

@@ -113,8 +113,10 @@ pub(super) struct Session<'a> {
     settled: Vec<(Tag, Outcome)>,
     /// A basic.return whose properties are still to come: why it came back, and its routing key.
     returning: Option<(String, String)>,
-    /// The broker has asked for a pause.
+    /// The broker has asked for a pause of the connection (RabbitMQ's connection.blocked).
     blocked: bool,
+    /// The broker has asked for a pause of the channel (AMQP 0-9-1, channel.flow).
+    stopped: bool,
     last_sent: Instant,
     last_received: Instant,
 }
@@ -132,6 +134,8 @@ impl<'a> Session<'a> {
             report,
             config,
             gateway,
+            blocked: link.blocked,
+            stopped: false,
             link,
             ups,
             ups_seen: 0,
@@ -142,7 +146,6 @@ impl<'a> Session<'a> {
             alone: false,
             settled: Vec::new(),
             returning: None,
-            blocked: false,
             last_sent: now,
             last_received: now,
         }
@@ -156,7 +159,7 @@ impl<'a> Session<'a> {
         };
         // What the broker said before the end holds.
         let told = match self.report.settled(&mut self.settled).await {
-            Ok(()) if self.blocked => self.report.blocked(false).await,
+            Ok(()) if self.blocked || self.stopped => self.report.blocked(false).await,
             told => told,
         };
         if told.is_ok() { end } else { End::Stopped }
@@ -165,20 +168,21 @@ impl<'a> Session<'a> {
     async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>, reset: &Notify) -> Result<Infallible, End> {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // A wish for a new link from before this one was made is fulfilled.
-        let _ = reset.notified().now_or_never();
+        if self.blocked {
+            self.report.blocked(true).await?;
+        }
         loop {
             self.write();
             self.report.settled(&mut self.settled).await?;
             tokio::select! {
+                // The broker comes last: one that never stops talking must not keep the others waiting, and none of them can.
                 biased;
                 () = reset.notified() => return Err(End::Lost("a new link was asked for".into())),
-                turned = self.link.frames.turn() => {
-                    turned?;
-                    self.last_received = Instant::now();
-                    while let Some(frame) = self.link.frames.next().map_err(End::Lost)? {
-                        self.take(frame).await?;
+                _ = look.tick() => {
+                    if orders.is_closed() && !self.open() {
+                        return Err(End::Stopped);
                     }
+                    self.look()?;
                 }
                 order = orders.recv(), if self.waiting.is_empty() && self.open() => match order {
                     Some(order) => {
@@ -193,11 +197,14 @@ impl<'a> Session<'a> {
                         return Err(End::Stopped);
                     }
                 },
-                _ = look.tick() => {
-                    if orders.is_closed() && !self.open() {
-                        return Err(End::Stopped);
+                turned = self.link.frames.turn() => {
+                    // Room in the socket is no sign of life.
+                    if turned? {
+                        self.last_received = Instant::now();
                     }
-                    self.look()?;
+                    while let Some(frame) = self.link.frames.next().map_err(End::Lost)? {
+                        self.take(frame).await?;
+                    }
                 }
             }
         }
@@ -208,6 +215,7 @@ impl<'a> Session<'a> {
         matches!(self.state, State::Open)
             && self.suspects.is_empty()
             && !self.alone
+            && !self.stopped
             && self.link.frames.has_room()
     }
 
@@ -221,7 +229,7 @@ impl<'a> Session<'a> {
 
     /// Writes what may be written now.
     fn write(&mut self) {
-        if matches!(self.state, State::Open) && self.unconfirmed.is_empty() {
+        if matches!(self.state, State::Open) && self.unconfirmed.is_empty() && !self.stopped {
             self.alone = false;
             // One that cannot even be written is settled, and the next one's turn has come.
             while !self.alone
@@ -258,22 +266,21 @@ impl<'a> Session<'a> {
             Frame::Method { channel: 0, method: AMQPClass::Connection(method) } => {
                 self.take_connection(method).await
             }
-            Frame::Method { channel: CHANNEL, method } => self.take_channel(method),
-            Frame::Header { header } => {
+            Frame::Method { channel: CHANNEL, method } => self.take_channel(method).await,
+            // Of a message on the channel that was closed.
+            Frame::Header { .. } if !matches!(self.state, State::Open) => Ok(()),
+            Frame::Header { message_id } => {
                 let Some((why, key)) = self.returning.take() else {
                     return Err(End::Lost("the broker sent a message that nobody asked for".into()));
                 };
-                let id = header.properties.message_id().as_ref().map_or("", |id| id.as_str());
-                if self.unconfirmed.returned(self.gateway, id, &key, why) {
+                if self.unconfirmed.returned(self.gateway, &message_id, &key, why) {
                     Ok(())
                 } else {
                     Err(End::Lost("the broker returned a message that nobody sent".into()))
                 }
             }
             Frame::Body | Frame::Heartbeat => Ok(()),
-            Frame::Method { channel, method } => Err(End::Lost(format!(
-                "the broker sent {method:?} on channel {channel}, where nothing is expected"
-            ))),
+            frame @ Frame::Method { .. } => Err(unasked(&frame)),
         }
     }
 
@@ -281,15 +288,11 @@ impl<'a> Session<'a> {
         match method {
             Connection::Blocked(connection::Blocked { reason }) => {
                 warn!(upstream = self.report.name, "the broker asks for a pause: {reason}");
-                self.blocked = true;
-                // In the order in which the broker said it.
-                self.report.settled(&mut self.settled).await?;
-                Ok(self.report.blocked(true).await?)
+                Ok(self.pause(true, self.stopped).await?)
             }
             Connection::Unblocked(_) => {
                 info!(upstream = self.report.name, "the broker takes messages again");
-                self.blocked = false;
-                Ok(self.report.blocked(false).await?)
+                Ok(self.pause(false, self.stopped).await?)
             }
             Connection::Close(close) => {
                 let close_ok = AMQPClass::Connection(Connection::CloseOk(connection::CloseOk {}));
@@ -298,12 +301,30 @@ impl<'a> Session<'a> {
                 }
                 Err(End::Lost(Reply::new(close.reply_code, &close.reply_text).to_string()))
             }
-            other => Err(End::Lost(format!("the broker sent {other:?}, which nobody asked for"))),
+            other => Err(unasked(&Frame::Method { channel: 0, method: AMQPClass::Connection(other) })),
         }
     }
 
-    fn take_channel(&mut self, method: AMQPClass) -> Result<(), End> {
+    /// Notes which pauses the broker wants, and reports when that changes anything.
+    async fn pause(&mut self, blocked: bool, stopped: bool) -> Result<(), DriverGone> {
+        let before = self.blocked || self.stopped;
+        (self.blocked, self.stopped) = (blocked, stopped);
+        if before == (blocked || stopped) {
+            return Ok(());
+        }
+        // In the order in which the broker said it.
+        self.report.settled(&mut self.settled).await?;
+        self.report.blocked(!before).await
+    }
+
+    async fn take_channel(&mut self, method: AMQPClass) -> Result<(), End> {
+        if self.returning.is_some() && !matches!(method, AMQPClass::Channel(Channel::Close(_))) {
+            // A confirm now would pass for "delivered".
+            return Err(End::Lost("the broker returned a message and does not say which".into()));
+        }
         match (method, &self.state) {
+            // About the channel that was closed; nothing was sent on the fresh one yet.
+            (AMQPClass::Basic(_), State::Reopening { .. }) => Ok(()),
             (AMQPClass::Basic(Basic::Ack(basic::Ack { delivery_tag, multiple })), _) => {
                 self.confirm(delivery_tag, multiple, &Outcome::Confirmed)
             }
@@ -320,14 +341,21 @@ impl<'a> Session<'a> {
                 Ok(())
             }
             (AMQPClass::Channel(Channel::Close(close)), _) => {
-                self.channel_failed(&Reply::new(close.reply_code, &close.reply_text))
+                self.channel_failed(&Reply::new(close.reply_code, &close.reply_text))?;
+                // The fresh channel begins without a pause.
+                Ok(self.pause(self.blocked, false).await?)
+            }
+            (AMQPClass::Channel(Channel::Flow(channel::Flow { active })), _) => {
+                let flow_ok = AMQPClass::Channel(Channel::FlowOk(channel::FlowOk { active }));
+                self.link.frames.method(CHANNEL, flow_ok)?;
+                Ok(self.pause(self.blocked, !active).await?)
             }
             (AMQPClass::Channel(Channel::OpenOk(_)), State::Reopening { .. }) => Ok(()),
             (AMQPClass::Confirm(Confirm::SelectOk(_)), State::Reopening { .. }) => {
                 self.state = State::Open;
                 Ok(())
             }
-            (other, _) => Err(End::Lost(format!("the broker sent {other:?}, which nobody asked for"))),
+            (other, _) => Err(unasked(&Frame::Method { channel: CHANNEL, method: other })),
         }
     }
 
@@ -347,6 +375,10 @@ impl<'a> Session<'a> {
         // 403 can also be about one routing key, when the broker checks topics (RabbitMQ's topic permissions).
         if reply.code == 404 || (reply.code == 403 && !reply.text.contains("access to topic")) {
             return Err(End::SetUp(exchange_fault(reply, &self.config.exchange, &self.config.username)));
+        }
+        if self.unconfirmed.is_empty() {
+            // No message can be at fault; asking for channel after channel would never end.
+            return Err(End::Lost(format!("the broker closed the channel: {reply}")));
         }
         self.returning = None;
         let mut suspects = VecDeque::new();
@@ -396,7 +428,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Closes the connection as the protocol wants it; what is still confirmed until then is settled.
+    /// Closes the connection as the protocol wants it. Nobody is there any more to hear of confirms.
     async fn goodbye(&mut self) -> Result<(), End> {
         let close = connection::Close { reply_code: 200, reply_text: "OK".into(), class_id: 0, method_id: 0 };
         self.link.frames.method(0, AMQPClass::Connection(Connection::Close(close)))?;
@@ -409,4 +441,9 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
+
+/// A broker that says what nothing here has asked for cannot be trusted with the rest.
+fn unasked(frame: &Frame) -> End {
+    End::Lost(format!("the broker sent {frame}, which nobody asked for"))
 }

@@ -20,6 +20,7 @@ use super::{StartError, Upstream};
 use crate::config;
 use crate::inbox::Inbox;
 use connect::{Fault, Link, Url};
+use futures_util::FutureExt;
 use link::{End, Report, Session};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -148,6 +149,8 @@ impl Worker {
             info!(upstream = self.name, "connected to the broker at {place}");
             let began = Instant::now();
             ups += 1;
+            // A wish for a new link from before this one was made is fulfilled.
+            let _ = self.reset.notified().now_or_never();
             if self.inbox.send(Input::UpstreamUp { upstream: self.id }).await.is_err() {
                 return;
             }
