@@ -11,7 +11,7 @@ use amq_protocol::protocol::{AMQPClass, connection};
 use amq_protocol::types::{AMQPValue, FieldArray, FieldTable};
 use std::time::{Duration, Instant};
 use tidegate::config::{self, UpstreamKind};
-use tidegate_engine::event::Outcome;
+use tidegate_engine::event::{Input, Outcome};
 use tidegate_tests::publications::{Driven, SOON, message, publication};
 
 /// Two heartbeats of a second, the looks between them, and a machine that has more to do.
@@ -96,10 +96,16 @@ fn a_broker_that_reads_slowly_and_says_nothing_is_given_up() {
     driven.publish(flood());
     // Room in the socket is no sign of life from a broker: what reads may be a proxy in between.
     let until = Instant::now() + TWO_HEARTBEATS;
-    while let Ok(Some(_)) = peer.hear_within(SOON) {
+    loop {
         assert!(Instant::now() < until, "a broker that says nothing is taken for alive");
-        let _ = driven.next(Duration::from_millis(50));
+        assert!(matches!(peer.hear_within(SOON), Ok(Some(_))), "hung up without a word to the driver");
+        match driven.next(Duration::from_millis(50)) {
+            None => {}
+            Some(Input::UpstreamDown { .. }) => break,
+            other => panic!("{other:?}"),
+        }
     }
+    drop(peer);
     expect_another(&place, &mut driven);
 }
 
@@ -132,7 +138,7 @@ fn what_is_no_frame_for_a_publisher_ends_the_link_and_settles_nothing() {
         vec![0; 64],
         wrong_end,
         frame(3, u32::MAX, &[], 0xce),
-        frame(3, 32 << 10, &[0; 100], 0xce),
+        frame(3, (32 << 10) + 1, &[0; 100], 0xce),
         frame(1, 4, &[0, 60, 0, 80], 0xce), // an ack without its arguments
         frame(1, 14, &[0, 60, 0, 80, 0, 0, 0, 0, 0, 0, 0, 1, 0, 9], 0xce), // and one with too many
         frame(1, 2, &[0, 60], 0xce),
