@@ -14,6 +14,12 @@ use tidegate_tests::publications::{Driven, SOON};
 /// Long enough for what is sent at once, when nothing should be.
 const A_WHILE: Duration = Duration::from_millis(200);
 
+/// What the broker says, made of the frames of two returns.
+type Grouping = fn(&[Vec<AMQPFrame>; 2]) -> Vec<AMQPFrame>;
+
+/// What the broker says, made of what it got.
+type Lie<'a> = &'a dyn Fn(&[Published]) -> Vec<AMQPFrame>;
+
 /// A link on which so many messages have arrived.
 fn link(count: u64) -> (Place, Driven, Peer, Vec<Published>) {
     let place = Place::new();
@@ -73,7 +79,7 @@ fn a_return_counts_in_every_grouping_with_its_confirm() {
     let is_back = |outcome: &Outcome| matches!(outcome, Outcome::Returned(why) if why.contains("NO_ROUTE"));
     let back = |n: usize, messages: &[Published]| returned(&messages[n]);
     // One by one, all returns first, a confirm of several, and byte by byte; the first and third come back.
-    let scripts: [fn(&[Vec<AMQPFrame>; 2]) -> Vec<AMQPFrame>; 4] = [
+    let scripts: [Grouping; 4] = [
         |[a, c]| [&a[..], &[ack(1, false), ack(2, false)], &c[..], &[ack(3, false)]].concat(),
         |[a, c]| [&c[..], &a[..], &[ack(2, false), ack(3, false), ack(1, false)]].concat(),
         |[a, c]| [&a[..], &c[..], &[ack(3, true)]].concat(),
@@ -107,7 +113,7 @@ fn a_return_that_cannot_be_told_ends_the_link_and_no_confirm_after_it_counts() {
     let twice = |messages: &[Published]| {
         [vec![returned(&messages[0]).remove(0)], returned(&messages[1]), vec![ack(2, true)]].concat()
     };
-    let scripts: [&dyn Fn(&[Published]) -> Vec<AMQPFrame>; 4] = [&stranger, &late, &cut, &twice];
+    let scripts: [Lie<'_>; 4] = [&stranger, &late, &cut, &twice];
     for (index, script) in scripts.iter().enumerate() {
         let (_place, mut driven, mut peer, messages) = link(2);
         peer.say(&script(&messages));

@@ -17,6 +17,9 @@ use tidegate_tests::publications::{Driven, SOON, message, publication};
 /// Two heartbeats of a second, the looks between them, and a machine that has more to do.
 const TWO_HEARTBEATS: Duration = Duration::from_secs(6);
 
+/// A step of the handshake: what the broker says, and the methods that it hears then.
+type Step<'a> = (&'a [AMQPFrame], &'a [(u16, u16)]);
+
 /// An end that is seen, not waited for: a patient upstream's `connect_timeout` is five seconds.
 const SOONER_THAN_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -214,7 +217,7 @@ fn a_broker_that_hangs_up_or_falls_silent_at_any_step_of_the_handshake_is_tried_
             let mut driven = Driven::start(place.kind());
             let mut peer = place.accept();
             peer.expect_header();
-            let answers: [(&[AMQPFrame], &[(u16, u16)]); 5] = [
+            let answers: [Step<'_>; 5] = [
                 (&[start(FieldTable::default())], &[(10, 11)]),
                 (&[tune(131_072, 60)], &[(10, 31), (10, 40)]),
                 (&[open_ok()], &[(20, 10), (85, 10)]),
