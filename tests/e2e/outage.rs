@@ -4,7 +4,9 @@
 
 use clap::{Parser, ValueEnum};
 use std::process::ExitCode;
+use tidegate_tests::gateway::Gateway;
 use tidegate_tests::outage::{Fault, Scene};
+use tidegate_tests::sessions;
 
 /// What is taken away.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -15,6 +17,8 @@ enum Target {
     Gateway,
     /// The broker in turn stopped, killed, blocked or frozen, and the gateway killed while it is away and when it is back.
     Both,
+    /// The gateway, in the middle of QoS 1 and 2 between local clients whose sessions are kept, and of retained messages.
+    Sessions,
 }
 
 #[derive(Debug, Parser)]
@@ -34,6 +38,9 @@ struct Arguments {
     /// Which faults `both` chooses.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Publishers of retained topics in `sessions`.
+    #[arg(long, default_value_t = 2)]
+    keepers: usize,
     /// "relay" or "disk".
     #[arg(long, default_value = "relay")]
     durability: String,
@@ -44,21 +51,43 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if matches!(arguments.target, Target::Sessions) {
+        return sessions(&arguments);
+    }
     let mut scene = Scene::new(&arguments.durability);
     let plan = scene.plan(arguments.devices, arguments.messages);
     let outcome = match arguments.target {
         Target::Broker => scene.broker_outages(&plan, &vec![Fault::Kill; arguments.kills]),
-        Target::Gateway => scene.gateway_kills(&plan, arguments.kills),
+        Target::Gateway | Target::Sessions => scene.gateway_kills(&plan, arguments.kills),
         Target::Both => scene.both_fail(&plan, arguments.kills, arguments.seed),
     };
     println!(
         "{:?} killed {} times, {} devices, {}: {outcome}",
         arguments.target, arguments.kills, arguments.devices, arguments.durability
     );
-    if outcome.is_sound() {
+    verdict(outcome.is_sound(), &scene.gateway, &arguments)
+}
+
+/// A tenth of `--devices` publishes, and the subscribers are fewer still: each message goes to all of them.
+fn sessions(arguments: &Arguments) -> ExitCode {
+    let publishers = (arguments.devices / 10).max(1);
+    let plan = sessions::Plan {
+        publishers,
+        messages_each: arguments.messages.div_ceil(publishers),
+        keepers: arguments.keepers,
+        subscribers: 4,
+        kills: arguments.kills,
+    };
+    let (outcome, gateway) = sessions::run(&plan);
+    println!("sessions, {publishers} publishers, {} subscribers: {outcome}", plan.subscribers);
+    verdict(outcome.is_sound(), &gateway, arguments)
+}
+
+fn verdict(sound: bool, gateway: &Gateway, arguments: &Arguments) -> ExitCode {
+    if sound {
         return ExitCode::SUCCESS;
     }
-    let kept = std::fs::write(&arguments.log, scene.gateway.log());
+    let kept = std::fs::write(&arguments.log, gateway.log());
     println!("a promise was broken; the gateway's log: {} ({kept:?})", arguments.log.display());
     ExitCode::FAILURE
 }
