@@ -1,5 +1,6 @@
 //! The real gateway as a process of its own: own data folder, free ports on loopback, ended when the test ends.
-//! The binary is the release build (`cargo build --release -p tidegate`), or what TIDEGATE_BIN names.
+//! The binary is the release build (`cargo build --release -p tidegate`), or what TIDEGATE_BIN names; `tests/run` names one
+//! that no other build writes over, as `cargo test --workspace` does with target/release/tidegate.
 
 use crate::ports::free_port;
 use crate::wait::wait_for;
