@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use tempfile::TempDir;
+use tidegate_tests::certificates::{Authority, SERVER};
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::ports::free_port;
 use tidegate_tests::wait::wait_for;
@@ -57,30 +58,11 @@ pub(crate) struct Server {
     ports: [u16; 4],
 }
 
-/// An authority and a certificate of it for this machine's names, in `folder`.
-fn certificates(folder: &Path) {
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    let lines = [
-        format!("req -x509 {key} -keyout ca.key -out ca.crt -days 30 -subj /CN=authority"),
-        format!(
-            "req {key} -keyout server.key -out server.csr -subj /CN=localhost \
-             -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
-        ),
-        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -copy_extensions copy -days 30 -out server.crt"
-            .to_owned(),
-    ];
-    for line in lines {
-        let output =
-            Command::new("openssl").args(line.split_whitespace()).current_dir(folder).output().unwrap();
-        assert!(output.status.success(), "openssl {line}: {}", String::from_utf8_lossy(&output.stderr));
-    }
-}
-
 impl Server {
     /// Starts the server that the environment names, the gateway if it names none.
     pub(crate) fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("tidegate-tour-").tempdir().unwrap();
-        certificates(folder.path());
+        Authority::new(folder.path(), "ca").issue("server", SERVER);
         let mut ports = [(); 4].map(|()| free_port());
         let process = if std::env::var("TIDEGATE_TOURS_AT").is_ok_and(|at| at == "mosquitto") {
             Process::Mosquitto(mosquitto(folder.path(), ports))
@@ -137,8 +119,8 @@ fn gateway(folder: &Path, [_, tls, websocket, secure]: [u16; 4]) -> Gateway {
     let folder = folder.display();
     Gateway::start(&format!(
         "[mqtt.tls]\nlisten = [\"127.0.0.1:{tls}\"]\ncertificate = \"{folder}/server.crt\"\nkey = \"{folder}/server.key\"\n\
-         [mqtt.websocket]\nlisten = [\"127.0.0.1:{websocket}\"]\ntls_listen = [\"127.0.0.1:{secure}\"]\n\
-         [limits]\nconnections_per_address = 1000\n"
+         [mqtt.websocket]\nlisten = [\"127.0.0.1:{websocket}\"]\n\
+         [mqtt.websocket.tls]\nlisten = [\"127.0.0.1:{secure}\"]\n"
     ))
 }
 

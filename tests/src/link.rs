@@ -3,11 +3,11 @@
 
 use crate::mqtt::{Hello, encode};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 use tidegate_wire::mqtt::{self, Packet, PacketId, Properties, Publish, Qos, ReasonCode, Version, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// The longest that a server may take to answer CONNECT on a busy machine.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -28,7 +28,20 @@ impl Link {
     /// # Errors
     /// What the operating system says.
     pub async fn open(address: SocketAddr, version: Version) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?, version)
+    }
+
+    /// Opens a connection from this address of the machine.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub async fn open_from(source: IpAddr, address: SocketAddr, version: Version) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((source, 0).into())?;
+        Self::over(socket.connect(address).await?, version)
+    }
+
+    fn over(stream: TcpStream, version: Version) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream, version, input: Vec::new(), output: Vec::new(), chunk: vec![0; 16_384] })
     }
@@ -84,6 +97,14 @@ impl Link {
             self.output.clear();
         }
         Ok(())
+    }
+
+    /// Ends this side of the connection: the server reads its end, and may go on to write.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn close_writing(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await
     }
 
     /// Writes bytes as they are.

@@ -23,6 +23,10 @@ const SLEEPERS: &[(&str, &str)] = &[
         "tests/src/fleet.rs",
         "a device pauses between two attempts to reach a gateway that the test has killed",
     ),
+    (
+        "tests/src/sessions/",
+        "clients pause between two attempts to reach a killed gateway, and stay away for a while on purpose",
+    ),
     ("tests/bench/", "an open loop sends by the clock: the pauses are the load"),
 ];
 

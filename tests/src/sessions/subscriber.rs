@@ -68,7 +68,7 @@ impl Subscriber {
     }
 
     fn version(&self) -> Version {
-        if self.number / 2 % 2 == 0 { Version::V5 } else { Version::V3_1_1 }
+        if (self.number / 2).is_multiple_of(2) { Version::V5 } else { Version::V3_1_1 }
     }
 
     /// One connection; ends well when it is this subscriber that goes.
