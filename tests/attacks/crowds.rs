@@ -1,6 +1,6 @@
 //! Those who come in crowds: floods of connections, of handshakes, of takeovers of one client id, and of messages.
 
-use crate::{SOON, withstands};
+use crate::{SOON, withstands, withstands_with};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::time::Duration;
@@ -17,40 +17,57 @@ use tidegate_wire::mqtt::{
 /// Where the flood comes from; the honest come from 127.0.0.1.
 const FLOODER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 66));
 
+/// Whom a load balancer at [`FLOODER`] speaks for: the bounds by address hold for addresses that are not this machine's own.
+const PROXIED: [u8; 28] = [
+    0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51, 0x55, 0x49, 0x54, 0x0A, 0x21, 0x11, 0,
+    12, // version 2, TCP over IPv4
+    192, 0, 2, 66, 127, 0, 0, 1, 0x30, 0x39, 0x07, 0x5B,
+];
+
+/// An honest client connects, publishes at QoS 1, and is acknowledged.
+async fn honest(address: SocketAddr, id: &str) {
+    let (mut link, _) = Link::connect(address, &Hello::new(Version::V3_1_1, id)).await.unwrap();
+    let packet_id = PacketId::new(1).unwrap();
+    link.put_publish("flood/honest", b"1", Qos::AtLeastOnce, packet_id, false, false);
+    link.flush().await.unwrap();
+    assert_eq!(link.next(SOON, |packet| packet.kind().name()).await.unwrap(), Some("PUBACK"));
+}
+
 #[test]
 fn a_flood_of_connections_from_one_address_leaves_room_for_others() {
-    let gateway = withstands("[limits]\nconnect_timeout = \"2 s\"\n", |address| {
-        async move {
-            for round in 0..20 {
-                // Most say nothing; some are refused, and what is not is held while an honest client comes and goes.
-                let mut held = Vec::new();
-                for _ in 0..100 {
-                    held.extend(Link::open_from(FLOODER, address, Version::V3_1_1).await.ok());
-                }
-                let id = format!("honest-{round}");
-                let (mut honest, _) =
-                    Link::connect(address, &Hello::new(Version::V3_1_1, &id)).await.unwrap();
-                honest.put_publish(
-                    "flood/honest",
-                    b"1",
-                    Qos::AtLeastOnce,
-                    PacketId::new(1).unwrap(),
-                    false,
-                    false,
-                );
-                honest.flush().await.unwrap();
-                assert_eq!(honest.next(SOON, |packet| packet.kind().name()).await.unwrap(), Some("PUBACK"));
+    let gateway = withstands_with("proxy_protocol = [\"127.0.0.66\"]", "", |address| async move {
+        for round in 0..20 {
+            let mut held = Vec::new();
+            for _ in 0..200 {
+                let mut link = Link::open_from(FLOODER, address, Version::V3_1_1).await.unwrap();
+                let _ = link.write(&PROXIED).await;
+                held.push(link);
             }
+            honest(address, &format!("honest-{round}")).await;
         }
     });
-    assert!(gateway.metric("tidegate_connections_refused_total") > 0.0, "and it is counted");
+    assert!(gateway.metric("tidegate_connections_refused_total") > 1_000.0, "and it is counted");
+}
+
+#[test]
+fn connections_that_say_nothing_give_way_to_those_that_do() {
+    withstands("[limits]\nconnect_timeout = \"5 min\"\n", |address| async move {
+        let mut held = Vec::new();
+        for round in 0..20 {
+            for _ in 0..100 {
+                held.push(Link::open(address, Version::V3_1_1).await.unwrap());
+            }
+            honest(address, &format!("honest-{round}")).await;
+        }
+        assert!(held[0].closed(SOON).await, "the oldest goes first");
+    });
 }
 
 #[test]
 fn a_flood_of_clients_that_connect_and_go_leaves_nothing_behind() {
     let gateway = withstands("", |address| {
         async move {
-            for number in 0..3_000 {
+            for number in 0..10_000 {
                 let id = format!("fleeting-{number}");
                 let hello = Hello::new(Version::V5, &id);
                 let Ok(mut link) = Link::open_from(FLOODER, address, hello.version).await else { continue };
@@ -77,7 +94,7 @@ fn handshakes_that_stall_or_are_garbage_leave_room_for_one_that_is_not() {
     let gateway = withstands(&configuration, |_| async {
         let tls = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut chance = fastrand::Rng::with_seed(25);
-        for number in 0..1_000 {
+        for number in 0..5_000 {
             let Ok(mut link) = Link::open_from(FLOODER, tls, Version::V5).await else { continue };
             let mut garbage: Vec<u8> = (0..chance.usize(1..600)).map(|_| chance.u8(..)).collect();
             if number % 2 == 0 {
@@ -108,7 +125,7 @@ fn handshakes_that_stall_or_are_garbage_leave_room_for_one_that_is_not() {
 
 /// Clients that fight for one identifier, and what each manages before the next one takes over.
 const FIGHTERS: usize = 8;
-const ROUNDS: usize = 60;
+const ROUNDS: usize = 100;
 
 /// M30: NanoMQ CVE-2026-22040, CVE-2025-59946. What was acknowledged in between is kept: it goes upstream with the bystander's.
 #[test]
@@ -132,7 +149,7 @@ fn a_storm_of_takeovers_breaks_nothing_and_loses_nothing_acknowledged() {
     let acknowledged = acknowledged.into_inner();
     println!("{} acknowledged in the storm", acknowledged.len());
     let lost: Vec<_> = acknowledged.iter().filter(|payload| !arrived.contains(*payload)).collect();
-    assert!(!acknowledged.is_empty() && lost.is_empty(), "lost: {lost:?}");
+    assert!(acknowledged.len() >= ROUNDS && lost.is_empty(), "lost: {lost:?}");
 }
 
 async fn fight(address: SocketAddr, number: usize) -> Vec<String> {
@@ -140,6 +157,9 @@ async fn fight(address: SocketAddr, number: usize) -> Vec<String> {
     for round in 0..ROUNDS {
         let hello =
             Hello::lasting(if number.is_multiple_of(2) { Version::V5 } else { Version::V3_1_1 }, "crown");
+        // Now and then it leaves the others a moment, on a connection of its own on which it says nothing.
+        let mut quiet = Link::open(address, hello.version).await.unwrap();
+        quiet.closed(Duration::from_millis(fastrand::u64(0..40))).await;
         let Ok((mut link, _)) = Link::connect(address, &hello).await else { continue };
         let filter = format!("crown/{}", round % 4);
         let subscriptions = [Subscription::new(&filter, Qos::ExactlyOnce)];
@@ -179,7 +199,7 @@ async fn fight(address: SocketAddr, number: usize) -> Vec<String> {
 #[test]
 fn an_overload_is_served_within_bounds_and_what_is_acknowledged_is_there() {
     let gateway = withstands("", |address| async move {
-        let plan = Plan { address, devices: 60, messages_each: 1_000, window: 32, payload_bytes: 128 };
+        let plan = Plan { address, devices: 60, messages_each: 5_000, window: 32, payload_bytes: 128 };
         let fleet = Fleet::start(plan.clone());
         fleet.allow(plan.messages());
         let all = wait_for(4 * SOON, || (fleet.acknowledged() == plan.messages()).then_some(()));

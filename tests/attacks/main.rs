@@ -38,9 +38,19 @@ fn peak_bytes(gateway: &Gateway) -> u64 {
 
 /// Starts a gateway with this configuration and a bystander beside it, lets the attack happen, and looks what it did to both.
 fn withstands<F: Future<Output = ()>>(configuration: &str, attack: impl FnOnce(SocketAddr) -> F) -> Gateway {
+    withstands_with("", configuration, attack)
+}
+
+/// The same, with more keys of `[mqtt]`.
+fn withstands_with<F: Future<Output = ()>>(
+    mqtt: &str,
+    configuration: &str,
+    attack: impl FnOnce(SocketAddr) -> F,
+) -> Gateway {
     // The bystander's messages alone go upstream: what it lost is not to be looked for among the attack's.
     let mut gateway = Gateway::prepare("");
-    gateway.configure(&format!("[[route]]\ntopic = \"{}/#\"\n{configuration}", bystander::PREFIX));
+    let route = format!("[[route]]\ntopic = \"{}/#\"\n", bystander::PREFIX);
+    gateway.configure_with(mqtt, &format!("{configuration}{route}"));
     gateway.start_again();
     let bystander = Bystander::start(gateway.mqtt);
     let warm = || (bystander.acknowledged() >= 200).then_some(());

@@ -61,10 +61,7 @@ fn subscribers_that_stop_reading_hold_up_neither_publishers_nor_other_subscriber
         }
         drop(deaf);
     });
-    assert!(
-        gateway.metric("tidegate_mqtt_dropped_messages_total") > 0.0,
-        "what they did not take is counted"
-    );
+    assert!(gateway.metric("tidegate_dropped_messages_total") > 0.0, "what they did not take is counted");
 }
 
 /// Subscribers that read and never acknowledge: nothing beyond the Receive Maximum is sent to them, and what waits is bounded.
@@ -85,5 +82,5 @@ fn subscribers_that_never_acknowledge_cost_no_more_than_their_queue() {
         }
         drop(silent);
     });
-    assert!(gateway.metric("tidegate_mqtt_dropped_messages_total") > 0.0);
+    assert!(gateway.metric("tidegate_dropped_messages_total") > 0.0);
 }
