@@ -232,6 +232,12 @@ pub(crate) fn revocations(
     }
     for list in &lists {
         match CertificateRevocationList::from_der(list) {
+            Ok((_, list)) if list.version() != Some(X509Version::V2) || list.crl_number().is_none() => {
+                return fault(
+                    format!("a list in {shown} is of version 1, or has no number"),
+                    "have the authority issue it after RFC 5280; `openssl ca -gencrl` does with `crlnumber` and `crl_extensions`",
+                );
+            }
             Ok((_, list)) => {
                 if let Some(next) = list.next_update().filter(|next| next.timestamp() < now) {
                     warnings.push(Fault {

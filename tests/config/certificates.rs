@@ -143,7 +143,7 @@ fn secure_websocket_has_the_certificate_of_tls_unless_it_has_its_own() {
     let secure = config.mqtt_websocket.tls.unwrap();
     assert_eq!(secure.listen, ["127.0.0.1:8084".parse().unwrap()]);
     assert_eq!(secure.tls, config.mqtt_tls.unwrap().tls);
-    Authority::new(path, "web").issue("web", Wish { subject: "/CN=web", ..SERVER });
+    Authority::new(path, "another").issue("web", Wish { subject: "/CN=web", ..SERVER });
     let config = nested("certificate = \"web.crt\"\nkey = \"web.key\"\n").unwrap();
     assert_ne!(config.mqtt_websocket.tls.unwrap().tls, config.mqtt_tls.unwrap().tls);
     assert!(nested("certificate = \"web.crt\"\n").is_err());

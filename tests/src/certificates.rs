@@ -44,10 +44,12 @@ impl Authority {
         );
         openssl(folder, &args);
         std::fs::write(folder.join(format!("{name}.index")), "").expect("the authority's index");
+        std::fs::write(folder.join(format!("{name}.number")), "01\n").expect("the number of its next list");
         std::fs::write(
             folder.join(format!("{name}.cnf")),
             format!(
-                "[ca]\ndefault_ca=d\n[d]\ndatabase={name}.index\ndefault_md=sha256\ndefault_crl_days=30\n"
+                "[ca]\ndefault_ca=d\n[d]\ndatabase={name}.index\ndefault_md=sha256\ndefault_crl_days=30\n\
+                 crlnumber={name}.number\ncrl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid\n"
             ),
         )
         .expect("the authority's configuration");

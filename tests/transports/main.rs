@@ -71,3 +71,10 @@ fn logged(gateway: &Gateway, text: &str) {
     let said = wait_for(SOON, || gateway.log().contains(text).then_some(()));
     assert!(said.is_some(), "no {text:?} in: {}", gateway.log());
 }
+
+/// Waits until so many messages are upstream.
+fn arrived(gateway: &Gateway, messages: usize) {
+    let there = wait_for(SOON, || (gateway.upstream_lines().len() >= messages).then_some(()));
+    assert!(there.is_some());
+    assert_eq!(gateway.upstream_lines().len(), messages);
+}

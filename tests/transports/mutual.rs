@@ -1,7 +1,7 @@
 //! Mutual TLS: which certificates of devices let them in, and which do not.
 
 use crate::tls::{BOTH, gateway, secured, table};
-use crate::{greeted, logged, published};
+use crate::{arrived, greeted, logged, published};
 use rustix::process::Signal;
 use tidegate_tests::certificates::{Authority, DEVICE, Wish};
 
@@ -57,7 +57,7 @@ fn only_a_certificate_in_order_lets_a_device_in() {
     ] {
         assert!(try_with(Some(bad)).is_err(), "{bad}");
     }
-    assert_eq!(gateway.upstream_lines().len(), 2);
+    arrived(&gateway, 2);
     assert!(gateway.metric("tidegate_handshakes_failed_total") >= 10.0);
 }
 

@@ -1,7 +1,7 @@
 //! MQTT over WebSocket, with a client library that knows nothing of us.
 
 use crate::tls::{BOTH, Secured, gateway as gateway_with_tls, secured};
-use crate::{SOON, closed, connect, greeted, logged, publish, somewhere, tcp};
+use crate::{SOON, arrived, closed, connect, greeted, logged, publish, somewhere, tcp};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use tidegate_tests::gateway::Gateway;
@@ -64,12 +64,12 @@ fn devices_publish_over_websocket_and_secure_websocket() {
     let (gateway, _, _) = gateway_with_tls(&rest, |_| {});
     let socket: Secured = secured(secure, gateway.folder(), BOTH, None).unwrap();
     talks(&mut upgraded(socket, &[MQTT]).unwrap(), "secure");
-    assert_eq!(gateway.upstream_lines().len(), 1);
+    arrived(&gateway, 1);
 
     let (gateway, address) = self::gateway("");
     talks(&mut open(address), "plain");
     talks(&mut upgraded(tcp(address), &[("Sec-WebSocket-Protocol", "mqttv3.1")]).unwrap(), "old");
-    assert_eq!(gateway.upstream_lines().len(), 2);
+    arrived(&gateway, 2);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn packets_span_frames_and_frames_hold_packets() {
     let length = [body.len() as u8 | 0x80, (body.len() >> 7) as u8 | 0x80, (body.len() >> 14) as u8];
     socket.send(Message::binary([&[0x32][..], &length, &body].concat())).unwrap();
     assert_eq!(binary(&mut socket), [0x40, 2, 0, 21]);
-    assert_eq!(gateway.upstream_lines().len(), 21);
+    arrived(&gateway, 21);
 }
 
 #[test]

@@ -29,14 +29,18 @@ pub(super) fn show(
     )?;
     writeln!(out, "  mqtt      {}", listeners(&config.mqtt_listen))?;
     if let Some(Secure { listen, tls }) = &config.mqtt_tls {
-        writeln!(out, "  tls       {}; {}", listeners(listen), tls.about())?;
+        writeln!(out, "  mqtt/tls  {}; {}", listeners(listen), tls.about())?;
     }
     let websocket = &config.mqtt_websocket;
     if !websocket.listen.is_empty() {
         writeln!(out, "  websocket {}", listeners(&websocket.listen))?;
     }
     if let Some(Secure { listen, tls }) = &websocket.tls {
-        writeln!(out, "  websocket {}; {}", listeners(listen), tls.about())?;
+        writeln!(out, "  ws/tls    {}; {}", listeners(listen), tls.about())?;
+    }
+    if !config.mqtt_proxies.is_empty() {
+        let proxies: Vec<_> = config.mqtt_proxies.iter().map(ToString::to_string).collect();
+        writeln!(out, "  proxies   {}", proxies.join(", "))?;
     }
     writeln!(out, "  coap      {}", listeners(&config.coap_listen))?;
     writeln!(out, "  admin     {}", listeners(config.admin_listen.as_slice()))?;

@@ -9,14 +9,17 @@ use crate::connection::Entrance;
 use crate::logging::{Pass, Throttle};
 use crate::tls;
 use rustls::ServerConfig;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tidegate_engine::event::{Certificate, Peer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -56,6 +59,7 @@ pub struct Door {
     pub(super) admission: Arc<Admission>,
     settings: Mutex<Arc<Settings>>,
     turns: Semaphore,
+    sums: Semaphore,
     failures: Mutex<Throttle>,
 }
 
@@ -133,6 +137,7 @@ impl Door {
             admission,
             settings: Mutex::new(Arc::new(Settings::of(config))),
             turns: Semaphore::new(config.limits.handshakes),
+            sums: Semaphore::new(1),
             failures: Mutex::new(Throttle::new()),
         })
     }
@@ -168,6 +173,24 @@ impl Door {
     /// its time, so that everyone's turn comes.
     async fn turn(&self) -> Option<SemaphorePermit<'_>> {
         self.turns.acquire().await.ok()
+    }
+
+    /// Drives what does TLS's sums: one step of one handshake in each turn of the event loop, so that a flood of handshakes does not
+    /// keep those waiting who are connected.
+    async fn by_and_by<T>(&self, handshake: impl Future<Output = T>) -> T {
+        let mut handshake = Box::pin(handshake);
+        loop {
+            let sums = self.sums.acquire().await;
+            yield_now().await; // Comes back when everybody else has had a turn.
+            let step = poll_fn(|cx| Poll::Ready(handshake.as_mut().poll(cx))).await;
+            drop(sums);
+            match step {
+                Poll::Ready(done) => return done,
+                // It has left its waker with what it waits for. Between its poll and this sleep nothing may be awaited: a wake-up
+                // would be lost.
+                Poll::Pending => woken().await,
+            }
+        }
     }
 
     fn failed(&self, peer: SocketAddr, transport: Transport, failure: &Failure) {
@@ -224,7 +247,7 @@ async fn layers(
     match transport {
         Transport::Tcp => mqtt::plain(stream, peer, &door.entrance, permit).await,
         Transport::Tls => {
-            let (stream, certificate) = secure(stream, settings.tls.as_ref()).await?;
+            let (stream, certificate) = secure(stream, settings.tls.as_ref(), door).await?;
             peer.certificate = certificate;
             let (reader, writer) = tokio::io::split(stream);
             open(reader, writer, peer, permit, door);
@@ -236,7 +259,7 @@ async fn layers(
             open(reader, writer, peer, permit, door);
         }
         Transport::SecureWebSocket => {
-            let (mut stream, certificate) = secure(stream, settings.websocket_tls.as_ref()).await?;
+            let (mut stream, certificate) = secure(stream, settings.websocket_tls.as_ref(), door).await?;
             peer.certificate = certificate;
             upgrade(&mut stream, &settings.origins, true).await?;
             let (reader, writer) = tokio::io::split(stream);
@@ -247,11 +270,21 @@ async fn layers(
     Ok(())
 }
 
+/// Waits until something wakes the task.
+async fn woken() {
+    let mut asleep = false;
+    poll_fn(|_| if std::mem::replace(&mut asleep, true) { Poll::Ready(()) } else { Poll::Pending }).await;
+}
+
 type Secured = (TlsStream<TcpStream>, Option<Arc<Certificate>>);
 
-async fn secure(stream: TcpStream, config: Option<&Arc<ServerConfig>>) -> Result<Secured, Failure> {
+async fn secure(
+    stream: TcpStream,
+    config: Option<&Arc<ServerConfig>>,
+    door: &Door,
+) -> Result<Secured, Failure> {
     let acceptor = TlsAcceptor::from(Arc::clone(config.ok_or(Failure::NoCertificate)?));
-    let stream = acceptor.accept(stream).await.map_err(Failure::Tls)?;
+    let stream = door.by_and_by(acceptor.accept(stream)).await.map_err(Failure::Tls)?;
     let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         Some(certificate) => Some(Arc::new(tls::named(certificate).map_err(Failure::Certificate)?)),
         None => None,
