@@ -6,7 +6,7 @@ use tidegate::config::{Config, Environment, Mistakes, Severity, parse};
 use tidegate_tests::certificates::{Authority, DEVICE, SERVER, Wish, openssl};
 
 fn now() -> i64 {
-    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64
+    std::time::UNIX_EPOCH.elapsed().unwrap().as_secs().cast_signed()
 }
 
 fn folder() -> tempfile::TempDir {
