@@ -232,6 +232,7 @@ fn topic_aliases_to_a_client_stay_within_its_maximum_and_mean_what_they_say() {
             let client = broker.connect(&hello, connection > 0);
             broker.subscribed(client, "#", Qos::AtMostOnce);
             let mut known: BTreeMap<u16, String> = BTreeMap::new();
+            let mut without_name = 0;
             for number in [0, 1, 0, 2, 3, 4, 0, 4, 4, 1] {
                 let topic = format!("a/rather/long/topic/{number}");
                 broker.publish(publisher, message(&topic, Qos::AtMostOnce, 0));
@@ -246,6 +247,7 @@ fn topic_aliases_to_a_client_stay_within_its_maximum_and_mean_what_they_say() {
                         assert!(alias >= 1 && alias <= maximum.unwrap_or(0), "{alias}");
                         if publish.topic.is_empty() {
                             assert_eq!(known.get(&alias), Some(&topic));
+                            without_name += 1;
                         } else {
                             assert_eq!(publish.topic, topic);
                             known.insert(alias, topic);
@@ -253,6 +255,13 @@ fn topic_aliases_to_a_client_stay_within_its_maximum_and_mean_what_they_say() {
                     }
                 }
             }
+            let expected = match maximum {
+                None | Some(0) => 0,
+                Some(1) => 2,
+                Some(3) => 3,
+                Some(_) => 5,
+            };
+            assert_eq!(without_name, expected, "an alias is used as soon as it is known");
             broker.gone(client);
         }
     }

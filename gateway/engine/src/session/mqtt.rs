@@ -5,6 +5,7 @@
 //! `packets` turns bytes into packets and calls `greeting`, `publish`, `subscribe`, `deliver`; `ending` takes leave.
 //! `session` is what lasts, with its halves `inbound` and `outbound`; `connection` is what does not.
 
+mod aliases;
 mod connection;
 mod deliver;
 mod ending;

@@ -1,6 +1,7 @@
 //! One MQTT connection: what has come in and is not a whole packet yet, what waits to go out, and what holds only as
 //! long as the connection does (topic aliases, limits of the peer). Owns no session and decides nothing.
 
+use super::aliases::Aliases;
 use super::outbox::Outbox;
 use super::rare::Rare;
 use super::slab::SessionKey;
@@ -66,6 +67,8 @@ pub(super) struct Connection {
     pub(super) topic: Option<Topic>,
     /// Topic aliases that the client has set; alias 1 is at 0.
     pub(super) aliases: Rare<Vec<Option<Topic>>>,
+    /// Topic aliases that the client has been told, if it takes any.
+    pub(super) told: Option<Box<Aliases>>,
 }
 
 impl Connection {
@@ -85,6 +88,7 @@ impl Connection {
             dirty: false,
             topic: None,
             aliases: Rare::new(),
+            told: None,
         }
     }
 
@@ -117,6 +121,7 @@ impl Connection {
         self.input = Rare::new();
         self.waiting = Rare::new();
         self.aliases = Rare::new();
+        self.told = None;
         self.topic = None;
     }
 }

@@ -208,7 +208,8 @@ impl Exchange<'_> {
             seconds_left: message.seconds_left(self.now.since(share.since)),
         };
         let (version, most) = (self.version(), self.packet_bytes());
-        if fits && write::publish(&mut self.connection.outbox, version, &copy, most).is_ok() {
+        let told = &mut self.connection.told;
+        if fits && write::publish(&mut self.connection.outbox, version, &copy, most, told).is_ok() {
             self.shared.delivered += 1;
             self.shared.stir(self.id, self.connection);
             return true;
@@ -247,7 +248,8 @@ impl Exchange<'_> {
                     };
                     // What may already have been sent is not given up because it expired meanwhile [MQTT-3.3.2-5].
                     let expired = !dup && parcel.has_expired(self.now);
-                    let sent = !expired && write::publish(outbox, version, &copy, most).is_ok();
+                    let told = &mut self.connection.told;
+                    let sent = !expired && write::publish(outbox, version, &copy, most, told).is_ok();
                     self.shared.delivered += u64::from(sent && !dup);
                     self.shared.dropped += u64::from(!sent);
                     sent

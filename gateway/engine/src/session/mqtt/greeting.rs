@@ -1,6 +1,7 @@
 //! The first packet: who may come, with which session, and what the CONNACK says. Every limit that the gateway
 //! has is told here, and every refusal in the words of the client's version (MQTT 5.0, 3.1 and 3.2).
 
+use super::aliases::Aliases;
 use super::connection::{Link, Phase};
 use super::ending::Ending;
 use super::packets::Pause;
@@ -172,6 +173,8 @@ impl Mqtt {
             // It may be shorter than what CONNECT had.
             self.timers.arm(&mut connection.armed, now.after(silence), Due::Connection(id));
         }
+        let aliases = connect.properties.topic_alias_maximum().unwrap_or(0);
+        connection.told = Aliases::new(aliases.min(self.shared.limits.topic_alias_maximum));
         connection.phase = Phase::Open(Link {
             session: key,
             device: client.clone(),

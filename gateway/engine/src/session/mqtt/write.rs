@@ -1,5 +1,6 @@
 //! Packets into an outbox. Knows the peer's version and limits, and nothing of sessions.
 
+use super::aliases::{Alias, Aliases};
 use super::outbox::{Outbox, SHARED_FROM_BYTES};
 use crate::message::{Message, Qos};
 use std::num::NonZeroU32;
@@ -123,20 +124,52 @@ pub(super) struct Copy<'a> {
     pub(super) seconds_left: Option<u32>,
 }
 
-/// Writes a PUBLISH of at most `most` bytes; a large payload is shared, not copied.
+/// Writes a PUBLISH of at most `most` bytes, by an alias where the client takes one; a large payload is shared, not copied.
 pub(super) fn publish(
     out: &mut Outbox,
     version: Version,
     copy: &Copy<'_>,
     most: usize,
+    aliases: &mut Option<Box<Aliases>>,
 ) -> Result<(), Unsayable> {
-    let list = if version.is_v5() { properties(copy) } else { Vec::new() };
+    let Some(aliases) = aliases else { return publish_as(out, version, copy, most, Alias::None) };
+    let topic = &copy.message.topic;
+    let alias = aliases.of(topic);
+    let written = publish_as(out, version, copy, most, alias);
+    match (alias, written) {
+        (Alias::New(_), Ok(())) => aliases.told(topic),
+        // The alias itself may have been too much.
+        (Alias::New(_), Err(_)) => return publish_as(out, version, copy, most, Alias::None),
+        _ => {}
+    }
+    written
+}
+
+fn publish_as(
+    out: &mut Outbox,
+    version: Version,
+    copy: &Copy<'_>,
+    most: usize,
+    alias: Alias,
+) -> Result<(), Unsayable> {
+    let mut list = if version.is_v5() { properties(copy) } else { Vec::new() };
     let message = copy.message;
+    let topic = match alias {
+        Alias::None => message.topic.as_str(),
+        Alias::New(number) => {
+            list.push(Property::TopicAlias(number));
+            message.topic.as_str()
+        }
+        Alias::Known(number) => {
+            list.push(Property::TopicAlias(number));
+            ""
+        }
+    };
     let publish = Publish {
         dup: copy.dup,
         qos: super::wire_qos(copy.qos),
         retain: copy.retain,
-        topic: message.topic.as_str(),
+        topic,
         packet_id: copy.packet_id,
         properties: Properties::new(&list),
         payload: &message.payload,
