@@ -66,7 +66,7 @@ fn names_are_compared_as_they_are() {
 
 #[test]
 fn a_leading_wildcard_does_not_match_a_name_that_begins_with_a_dollar() {
-    // Clients cannot publish under such names: the will of the gateway's own statistics would be the only ones.
+    // Clients cannot publish under such names, so that the engine has nothing to show here: `mqtt_session` delivers one.
     let filter = |text| tidegate_engine::topic::Filter::new(text).unwrap();
     let topic = tidegate_engine::topic::Topic::new("$SYS/monitor/Clients").unwrap();
     for leading in ["#", "+/monitor/Clients", "+/#", "+/monitor/#"] {

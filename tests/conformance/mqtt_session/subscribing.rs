@@ -2,6 +2,7 @@
 
 use crate::world::{Hello, World, message};
 use tidegate_engine::event::RecordKind;
+use tidegate_engine::topic::Topic;
 use tidegate_wire::mqtt::{Qos, Subscription, Version};
 
 #[test]
@@ -84,4 +85,29 @@ fn a_flood_of_subscriptions_waits_for_the_disk() {
     }
     assert_eq!(world.said(client).len(), 40);
     assert_eq!(world.reading.get(&client.conn), Some(&true));
+}
+
+#[test]
+fn a_leading_wildcard_gets_nothing_that_begins_with_a_dollar() {
+    for version in [Version::V3_1_1, Version::V5] {
+        for (filter, expected) in [
+            ("#", 0),
+            ("+/#", 0),
+            ("+/monitor/+", 0),
+            ("$share/g/#", 0),
+            ("$SYS/#", 1),
+            ("$SYS/monitor/+", 1),
+            ("$SYS/monitor/clients", 1),
+            ("$share/g/$SYS/#", 1),
+        ] {
+            let mut world = World::new();
+            let client = world.connect(&Hello::new(version, "a"), false);
+            world.subscribed(client, filter, Qos::AtMostOnce);
+            // Clients cannot publish under such a name; the gateway itself can.
+            world.publish(client, message("SYS/monitor/clients", Qos::AtMostOnce, 0));
+            let (mut incoming, ..) = world.published.pop_front().unwrap();
+            incoming.topic = Topic::new("$SYS/monitor/clients").unwrap();
+            assert_eq!(world.deliver(&incoming), expected, "{filter}");
+        }
+    }
 }
