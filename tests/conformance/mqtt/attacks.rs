@@ -1,5 +1,6 @@
 //! Attacks on MQTT servers that have happened elsewhere, each with what it may cost here at the most. Memory is asserted by
 //! what the engine counts and what stands in its records; that the process stays small is measured on the real one.
+//! AUTH without a method (M20) stands in `authentication`, a PUBLISH that stalls over WebSocket (M04) in `tests/transports`.
 
 use crate::broker::{ALL_VERSIONS, BOTH, Broker, Client, Hello, encode, message, will};
 use std::collections::BTreeSet;
@@ -414,7 +415,6 @@ fn a_storm_of_takeovers_loses_nothing_acknowledged() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let version = BOTH[rng.usize(..2)];
         let mut broker = Broker::new();
-        let mut clients: Vec<Client> = Vec::new();
         let mut acknowledged: BTreeSet<String> = BTreeSet::new();
         let mut sent: u32 = 0;
         for _ in 0..200 {
@@ -435,7 +435,6 @@ fn a_storm_of_takeovers_loses_nothing_acknowledged() {
                 broker.subscribe(client, 50, &[Subscription::new("t", Qos::ExactlyOnce)]);
                 broker.unsubscribe(client, 51, &["t"]);
             }
-            clients.push(client);
             if rng.bool() {
                 broker.disk_recovers();
             }
@@ -454,12 +453,7 @@ fn a_storm_of_takeovers_loses_nothing_acknowledged() {
             .collect();
         assert!(acknowledged.is_subset(&arrived), "seed {seed}");
         assert!(!acknowledged.is_empty());
-        let last = clients.pop().unwrap();
-        assert!(clients.iter().all(|client| {
-            // Whoever was let in is out again; one that never finished its CONNECT may still be there.
-            broker.is_closed(*client) || broker.stats().sessions <= 1
-        }));
-        broker.gone(last);
+        // Of those that finished their CONNECT one is in; it is one client id.
         assert!(broker.stats().sessions <= 1, "one client id is one session");
     }
 }

@@ -394,7 +394,7 @@ pub(crate) fn packet_id(id: u16) -> PacketId {
     PacketId::new(id).unwrap()
 }
 
-/// The properties of a packet, each as its number and debug text, for looking one up.
+/// The properties of a packet, in their order; none where it has no place for them.
 pub(crate) fn properties<'a>(version: Version, frame: &'a [u8]) -> Vec<Property<'a>> {
     let list = match mqtt::decode(version, frame).unwrap() {
         Packet::ConnAck(ack) => ack.properties,

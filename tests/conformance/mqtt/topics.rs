@@ -79,10 +79,8 @@ fn a_leading_wildcard_does_not_match_a_name_that_begins_with_a_dollar() {
 
 #[test]
 fn a_name_may_be_short_or_have_empty_levels() {
-    for topic in ["a", "/", "//", " ", "a/", "/a", "$"] {
-        if topic != "$" {
-            assert!(matches(topic, topic), "{topic}");
-        }
+    for topic in ["a", "/", "//", " ", "a/", "/a"] {
+        assert!(matches(topic, topic), "{topic}");
     }
 }
 
