@@ -14,45 +14,71 @@ struct Slot<T> {
     value: Option<T>,
 }
 
+/// Slots that are allocated together. A table that grew as a whole would for a moment, and in a quiet gateway for long,
+/// hold twice its memory.
+const CHUNK_SLOTS: usize = 64;
+
 /// A table with stable keys.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
-    slots: Vec<Slot<T>>,
+    /// All but the last are full.
+    chunks: Vec<Vec<Slot<T>>>,
+    slots: usize,
     free: Vec<u32>,
 }
 
 impl<T> Slab<T> {
     pub(super) fn new() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { chunks: Vec::new(), slots: 0, free: Vec::new() }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.slots - self.free.len()
     }
 
     pub(super) fn insert(&mut self, value: T) -> SessionKey {
-        if let Some(index) = self.free.pop() {
-            let slot = &mut self.slots[index as usize];
+        if let Some(index) = self.free.pop()
+            && let Some(slot) = self.slot_mut(index)
+        {
             slot.value = Some(value);
             return SessionKey { index, generation: slot.generation };
         }
-        self.slots.push(Slot { generation: 0, value: Some(value) });
+        let slot = Slot { generation: 0, value: Some(value) };
+        match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK_SLOTS) {
+            Some(chunk) => chunk.push(slot),
+            None => {
+                let mut chunk = Vec::with_capacity(CHUNK_SLOTS);
+                chunk.push(slot);
+                self.chunks.push(chunk);
+            }
+        }
+        self.slots += 1;
         // As many as fit into memory: far fewer than 2^32.
-        SessionKey { index: u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX), generation: 0 }
+        SessionKey { index: u32::try_from(self.slots - 1).unwrap_or(u32::MAX), generation: 0 }
+    }
+
+    fn slot(&self, index: u32) -> Option<&Slot<T>> {
+        let index = index as usize;
+        self.chunks.get(index / CHUNK_SLOTS)?.get(index % CHUNK_SLOTS)
+    }
+
+    fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
+        let index = index as usize;
+        self.chunks.get_mut(index / CHUNK_SLOTS)?.get_mut(index % CHUNK_SLOTS)
     }
 
     pub(super) fn get(&self, key: SessionKey) -> Option<&T> {
-        let slot = self.slots.get(key.index as usize)?;
+        let slot = self.slot(key.index)?;
         if slot.generation == key.generation { slot.value.as_ref() } else { None }
     }
 
     pub(super) fn get_mut(&mut self, key: SessionKey) -> Option<&mut T> {
-        let slot = self.slots.get_mut(key.index as usize)?;
+        let slot = self.slot_mut(key.index)?;
         if slot.generation == key.generation { slot.value.as_mut() } else { None }
     }
 
     pub(super) fn remove(&mut self, key: SessionKey) -> Option<T> {
-        let slot = self.slots.get_mut(key.index as usize)?;
+        let slot = self.slot_mut(key.index)?;
         if slot.generation != key.generation {
             return None;
         }
@@ -60,5 +86,23 @@ impl<T> Slab<T> {
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
         Some(value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CHUNK_SLOTS, Slab};
+
+    #[test]
+    fn keys_stay_while_the_table_grows_and_go_stale_when_their_value_goes() {
+        let mut slab = Slab::new();
+        let keys: Vec<_> = (0..3 * CHUNK_SLOTS).map(|value| slab.insert(value)).collect();
+        assert!(keys.iter().enumerate().all(|(value, key)| slab.get(*key) == Some(&value)));
+        assert_eq!(slab.remove(keys[70]), Some(70));
+        assert_eq!(slab.len(), 3 * CHUNK_SLOTS - 1);
+        let again = slab.insert(7);
+        assert_eq!(again.index, keys[70].index, "the place is used again");
+        assert_eq!((slab.get(keys[70]), slab.get(again)), (None, Some(&7)));
+        assert_eq!(slab.remove(keys[70]), None);
     }
 }
