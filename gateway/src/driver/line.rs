@@ -288,6 +288,6 @@ mod tests {
 
     #[test]
     fn a_silent_line_stays_small() {
-        assert!(size_of::<Line>() <= 64, "{} bytes", size_of::<Line>());
+        assert!(size_of::<Line>() <= 48, "{} bytes", size_of::<Line>());
     }
 }

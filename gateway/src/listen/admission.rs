@@ -2,7 +2,8 @@
 //! (How many may stay without authentication is the engine's to count, as only it knows.)
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_engine::limits::Limits;
 
@@ -17,7 +18,7 @@ struct Counts {
     open: usize,
     refused: u64,
     failed_handshakes: u64,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<Place, usize>,
 }
 
 /// Why a connection may not come.
@@ -37,7 +38,7 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Permit {
     admission: Arc<Admission>,
-    address: Option<IpAddr>,
+    place: Option<Place>,
 }
 
 impl Admission {
@@ -98,7 +99,7 @@ impl Admission {
         }
         counts.open += 1;
         drop(counts);
-        Ok(Permit { admission: Arc::clone(self), address: None })
+        Ok(Permit { admission: Arc::clone(self), place: None })
     }
 }
 
@@ -108,16 +109,16 @@ impl Permit {
     /// # Errors
     /// [`Refusal`] when that address has as many as may be.
     pub fn comes_from(&mut self, address: IpAddr) -> Result<(), Refusal> {
-        let Some(address) = counted(address) else { return Ok(()) };
+        let Some(place) = Place::of(address) else { return Ok(()) };
         let mut counts = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
         let most = counts.most_per_address;
-        let here = counts.by_address.entry(address).or_default();
+        let here = counts.by_address.entry(place).or_default();
         if *here >= most {
             counts.refused += 1;
             return Err(Refusal::Address);
         }
         *here += 1;
-        self.address = Some(address);
+        self.place = Some(place);
         Ok(())
     }
 }
@@ -126,26 +127,30 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let mut counts = self.admission.0.lock().unwrap_or_else(PoisonError::into_inner);
         counts.open = counts.open.saturating_sub(1);
-        let Some(address) = self.address else { return };
-        if let Some(count) = counts.by_address.get_mut(&address) {
+        let Some(place) = self.place else { return };
+        if let Some(count) = counts.by_address.get_mut(&place) {
             *count -= 1;
             if *count == 0 {
-                counts.by_address.remove(&address);
+                counts.by_address.remove(&place);
             }
         }
     }
 }
 
-/// What counts as one address: for IPv6 a /64, which is what one customer or one host gets and can fill at will.
-/// Loopback is not counted by address: there it is the machine's own programs (bridges, proxies, serial adapters).
-fn counted(address: IpAddr) -> Option<IpAddr> {
-    match address {
-        _ if address.is_loopback() => None,
-        IpAddr::V4(_) => Some(address),
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            Some(IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)))
-        }
+/// What counts as one address, in a word, as every connection has one: for IPv6 a /64, which is what one customer or one
+/// host gets and can fill at will; an IPv4 address stands in ::/8, where no IPv6 peer comes from (RFC 4291, 2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place(NonZeroU64);
+
+impl Place {
+    /// Loopback is not counted by address: there it is the machine's own programs (bridges, proxies, serial adapters).
+    fn of(address: IpAddr) -> Option<Self> {
+        let word = match address {
+            _ if address.is_loopback() => return None,
+            IpAddr::V4(v4) => 1 << 32 | u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 64).unwrap_or(u64::MAX),
+        };
+        Some(Self(NonZeroU64::new(word).unwrap_or(NonZeroU64::MIN)))
     }
 }
 
