@@ -206,11 +206,13 @@ impl Mqtt {
         let mut session = Session::new(client.clone(), expiry);
         session.recorded = true;
         session.ends = Some(now.after(expiry));
-        session.subscriptions = stored.subscriptions;
+        if !stored.subscriptions.is_empty() {
+            session.subscriptions = stored.subscriptions.into();
+        }
         let key = self.sessions.insert(session);
         self.clients.insert(client, key);
         if let Some(session) = self.sessions.get(key) {
-            for (filter, granted) in &session.subscriptions {
+            for (filter, granted) in session.subscriptions.iter() {
                 self.tree.insert(filter, key, *granted);
             }
         }

@@ -5,6 +5,7 @@ use super::aliases::Aliases;
 use super::outbox::Outbox;
 use super::rare::Rare;
 use super::slab::SessionKey;
+use super::timers::Armed;
 use crate::event::Peer;
 use crate::id::DeviceId;
 use crate::time::{Duration, Instant};
@@ -51,7 +52,7 @@ pub(super) struct Connection {
     /// When bytes came last.
     pub(super) heard: Instant,
     /// Its timer.
-    pub(super) armed: Option<Instant>,
+    pub(super) armed: Armed,
     /// The beginning of a packet.
     pub(super) input: Rare<Vec<u8>>,
     /// When the packet in `input` began.
@@ -79,7 +80,7 @@ impl Connection {
             version: Version::V3_1_1,
             opened: now,
             heard: now,
-            armed: None,
+            armed: Armed::default(),
             input: Rare::new(),
             input_since: now,
             waiting: Rare::new(),

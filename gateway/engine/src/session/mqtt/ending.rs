@@ -4,7 +4,7 @@
 use super::connection::Phase;
 use super::session::Session;
 use super::slab::SessionKey;
-use super::timers::Due;
+use super::timers::{Armed, Due};
 use super::{Mqtt, Receipt, Shared, Waiting, record, write};
 use crate::event::{Notice, Op, Output};
 use crate::id::ConnId;
@@ -185,7 +185,7 @@ impl Mqtt {
     /// A connection's timer went off.
     pub(super) fn connection_due(&mut self, now: Instant, id: ConnId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        connection.armed = None;
+        connection.armed = Armed::default();
         let (next, ending) = match &connection.phase {
             Phase::Closing => return,
             Phase::Greeting(_) => {
@@ -224,7 +224,7 @@ impl Mqtt {
     /// A session's timer went off.
     pub(super) fn session_due(&mut self, now: Instant, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        session.armed = None;
+        session.armed = Armed::default();
         if session.will.as_ref().and_then(|will| will.due).is_some_and(|due| due <= now) {
             self.shared.publish_will(session);
         }

@@ -1,7 +1,7 @@
 //! A part that most connections and sessions do without for most of their life: one word until it is first touched.
 //! Ten thousand idle devices must fit into a small board. Decides nothing.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut};
 
 /// What a part is before anything has happened to it.
@@ -11,6 +11,10 @@ pub(super) trait Blank: Default + 'static {
 }
 
 impl<T: 'static> Blank for Vec<T> {
+    const BLANK: &'static Self = &Self::new();
+}
+
+impl<K: 'static, V: 'static> Blank for BTreeMap<K, V> {
     const BLANK: &'static Self = &Self::new();
 }
 
@@ -30,6 +34,12 @@ impl<T> Rare<T> {
     /// The part, if it was ever touched.
     pub(super) fn touched(&mut self) -> Option<&mut T> {
         self.0.as_deref_mut()
+    }
+}
+
+impl<T> From<T> for Rare<T> {
+    fn from(part: T) -> Self {
+        Self(Some(Box::new(part)))
     }
 }
 

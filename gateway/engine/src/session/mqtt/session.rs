@@ -5,6 +5,7 @@ use super::inbound::Inbound;
 use super::outbound::{IN_FLIGHT_MAX, Outbound};
 use super::rare::Rare;
 use super::subscriptions::Granted;
+use super::timers::Armed;
 use crate::id::{ConnId, DeviceId};
 use crate::session::Incoming;
 use crate::time::{Duration, Instant};
@@ -50,9 +51,9 @@ pub(super) struct Session {
     /// When it ends, while it has no connection.
     pub(super) ends: Option<Instant>,
     /// Its timer.
-    pub(super) armed: Option<Instant>,
+    pub(super) armed: Armed,
     pub(super) will: Option<Box<Will>>,
-    pub(super) subscriptions: BTreeMap<Filter, Granted>,
+    pub(super) subscriptions: Rare<BTreeMap<Filter, Granted>>,
     /// At most one a subscription.
     pub(super) replays: Rare<VecDeque<Replay>>,
     pub(super) inbound: Rare<Inbound>,
@@ -73,9 +74,9 @@ impl Session {
             connection: None,
             expiry,
             ends: None,
-            armed: None,
+            armed: Armed::default(),
             will: None,
-            subscriptions: BTreeMap::new(),
+            subscriptions: Rare::new(),
             replays: Rare::new(),
             inbound: Rare::new(),
             outbound: Rare::new(),
