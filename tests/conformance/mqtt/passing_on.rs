@@ -111,36 +111,41 @@ fn a_message_reaches_only_whose_filter_matches_and_under_its_own_name() {
 
 #[test]
 fn overlapping_subscriptions_give_the_highest_quality_of_service() {
+    const FILTERS: [&str; 3] = ["a/#", "a/+", "a/b"];
     for version in BOTH {
-        let mut broker = Broker::new();
-        let (publisher, client) = (broker.client(version, "p"), broker.client(version, "a"));
-        broker.subscribed(client, "a/#", Qos::AtMostOnce);
-        broker.subscribed(client, "a/+", Qos::ExactlyOnce);
-        broker.subscribed(client, "a/b", Qos::AtLeastOnce);
-        broker.publish(publisher, message("a/b", Qos::ExactlyOnce, 1));
-        let said = broker.said(client);
-        assert_eq!(said.iter().filter(|words| words.contains("2:")).count(), 1, "{said:?}");
-        // The identifiers of all that matched, none of one that did not.
-        if version.is_v5() {
-            broker.pubrel(publisher, 1);
-            for (number, filter) in [(7, "a/#"), (268_435_455, "a/b"), (9, "c")] {
-                let wish = [Subscription::new(filter, Qos::AtMostOnce)];
-                broker.subscribe_with(client, 1, &[Property::SubscriptionId(number)], &wish);
+        for highest in FILTERS {
+            let mut broker = Broker::new();
+            let (publisher, client) = (broker.client(version, "p"), broker.client(version, "a"));
+            for filter in FILTERS {
+                let qos = if filter == highest { Qos::ExactlyOnce } else { Qos::AtMostOnce };
+                broker.subscribed(client, filter, qos);
             }
-            broker.frames(client);
-            broker.publish(publisher, message("a/b", Qos::AtLeastOnce, 1));
-            let mut ids: Vec<u32> = Vec::new();
-            for frame in broker.frames(client) {
-                for property in properties(version, &frame) {
-                    if let Property::SubscriptionId(id) = property {
-                        ids.push(id);
-                    }
-                }
-            }
-            ids.sort_unstable();
-            assert_eq!(ids, [7, 268_435_455]);
+            broker.publish(publisher, message("a/b", Qos::ExactlyOnce, 1));
+            assert_eq!(broker.said(client), ["PUBLISH 2:1 a/b 21.5"], "{highest}: one copy");
         }
     }
+}
+
+#[test]
+fn one_copy_has_the_identifiers_of_all_subscriptions_that_match() {
+    let mut broker = Broker::new();
+    let (publisher, client) = (broker.client(Version::V5, "p"), broker.client(Version::V5, "a"));
+    for (number, filter) in [(7, "a/#"), (268_435_455, "a/b"), (9, "c"), (7, "+/b")] {
+        let wish = [Subscription::new(filter, Qos::AtLeastOnce)];
+        broker.subscribe_with(client, 1, &[Property::SubscriptionId(number)], &wish);
+    }
+    broker.subscribe(client, 2, &[Subscription::new("+/+", Qos::AtLeastOnce)]);
+    broker.frames(client);
+    broker.publish(publisher, message("a/b", Qos::AtLeastOnce, 1));
+    let frames = broker.frames(client);
+    assert_eq!(frames.len(), 1);
+    let mut ids = properties(Version::V5, &frames[0]);
+    ids.sort_unstable_by_key(|property| match property {
+        Property::SubscriptionId(id) => *id,
+        other => panic!("{other:?}"),
+    });
+    ids.dedup();
+    assert_eq!(ids, [Property::SubscriptionId(7), Property::SubscriptionId(268_435_455)]);
 }
 
 #[test]

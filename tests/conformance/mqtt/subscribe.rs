@@ -119,6 +119,13 @@ fn a_subscription_to_the_same_filter_replaces_the_one_before() {
         broker.gone(lasting);
         let lasting = broker.greet(&Hello::lasting(version, "b"));
         assert_eq!(broker.said(lasting)[1..], ["PUBLISH 1:1 dup t 21.5"]);
+        // It is the new one that outlives a restart.
+        broker.puback(lasting, 1);
+        broker.restart();
+        let (lasting, publisher) =
+            (broker.connect(&Hello::lasting(version, "b"), true), broker.client(version, "p"));
+        broker.publish(publisher, message("t", Qos::AtLeastOnce, 4));
+        assert_eq!(broker.said(lasting), ["PUBLISH - t 21.5"]);
     }
 }
 
