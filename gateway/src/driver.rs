@@ -8,6 +8,8 @@ mod notices;
 mod poller;
 mod writable;
 
+use crate::access::audit::Audit;
+use crate::access::verifier::Verifier;
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::listen::coap::Sockets;
@@ -59,6 +61,10 @@ pub struct Parts<S> {
     pub sockets: Sockets,
     /// The store's writer thread.
     pub store: Writer<S>,
+    /// Verifies passwords.
+    pub verifier: Verifier,
+    /// Where matters of access are written down.
+    pub audit: Audit,
 }
 
 /// What others may ask of the driver. Cheap to clone.
@@ -100,6 +106,7 @@ pub struct DriverStats {
 enum Ask {
     Snapshot(oneshot::Sender<Box<Snapshot>>),
     Reload(Box<Setup>),
+    Audit(String),
     Lanes { routes: Vec<(String, String)>, answer: oneshot::Sender<Result<Lanes, StoreFault>> },
     Stop,
 }
@@ -115,6 +122,11 @@ impl Handle {
     /// Gives the engine a new configuration.
     pub async fn reload(&self, setup: Setup) {
         let _ = self.0.send(Ask::Reload(Box::new(setup))).await; // A driver that has stopped needs none.
+    }
+
+    /// Writes down what became of a configuration that was read.
+    pub async fn audit_configuration(&self, what: String) {
+        let _ = self.0.send(Ask::Audit(what)).await; // A driver that has stopped writes nothing.
     }
 
     /// Gives each route, as a pair of its name and its upstream's, its lane.
@@ -321,6 +333,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                 self.notices.learn(&setup);
                 self.parts.engine.handle(now, Input::Reload(setup));
             }
+            Ask::Audit(what) => self.parts.audit.configured(&what),
             Ask::Lanes { routes, answer } => self.order_store(Order::Lanes { routes, answer }),
             Ask::Stop => self.parts.engine.handle(now, Input::Stop),
         }
@@ -349,6 +362,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                         Input::Sent { conn, count }
                     }
                     Fact::Closed(conn) => Input::Closed { conn },
+                    Fact::Verified(conn, genuine) => Input::Verified { conn, genuine },
                 };
                 self.parts.engine.handle(now, input);
             }
@@ -366,6 +380,10 @@ impl<S: Store + Send + 'static> Driver<S> {
                 } else {
                     self.stats.datagrams_unsent += 1;
                 }
+            }
+            Output::Verify { conn, secret, password } => {
+                let answer = self.parts.verifier.verify(conn, secret, password);
+                self.facts.extend(answer.map(|genuine| Fact::Verified(conn, genuine)));
             }
             Output::Commit(batch) => self.order_store(Order::Commit(batch)),
             Output::Load { lane, after, messages, bytes } => {
@@ -388,6 +406,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                         StoreFault::Failed(why) => why.clone(),
                     });
                 }
+                self.parts.audit.note(&notice);
                 self.notices.log(&notice);
             }
             Output::Stopped => self.stopped = true,

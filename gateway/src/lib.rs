@@ -1,5 +1,6 @@
 //! The gateway's shell around the engine: sockets, disk, upstreams, configuration, the command line.
 
+pub mod access;
 pub mod admin;
 pub mod cli;
 pub mod clock;

@@ -4,6 +4,8 @@
 mod host;
 mod setup;
 
+use crate::access::audit::Audit;
+use crate::access::verifier::Verifier;
 use crate::admin::{self, About, Admin};
 use crate::clock::Clock;
 use crate::config::{Config, Mistakes, Secure};
@@ -182,7 +184,22 @@ impl Gateway {
                 upstream::start(tidegate_engine::id::UpstreamId(id), of, &config.gateway, inbox.clone())
             })
             .collect::<Result<_, _>>()?;
-        let parts = Parts { engine, clock, setup, inbox: facts, attached, sockets: sockets.clone(), store };
+        let verifier = Verifier::start(inbox.clone())
+            .map_err(|source| RunError::System { what: "a thread for passwords", source })?;
+        let mut audit = Audit::start(&config.data_dir)
+            .map_err(|source| RunError::System { what: "the audit log in gateway.data_dir", source })?;
+        audit.configured("in force");
+        let parts = Parts {
+            engine,
+            clock,
+            setup,
+            inbox: facts,
+            attached,
+            sockets: sockets.clone(),
+            store,
+            verifier,
+            audit,
+        };
         let (driver, handle) = Driver::new(parts, upstreams)
             .map_err(|source| RunError::System { what: "an epoll for the connections", source })?;
         let driver = tokio::spawn(driver.run());
@@ -260,6 +277,8 @@ impl Gateway {
                     Order::Reload => {
                         notify::reloading();
                         let problem = self.reload(read_again()).await;
+                        let result = problem.clone().unwrap_or_else(|| "reloaded, in force".to_owned());
+                        self.handle.audit_configuration(result).await;
                         self.admin.set_reload_problem(problem);
                         notify::ready();
                     }

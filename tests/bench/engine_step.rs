@@ -38,6 +38,7 @@ fn engine(durability: Durability) -> Engine {
         epoch: 1,
         seed: 1,
         anonymous: Anonymous::Loopback,
+        devices: Vec::new(),
         upstreams: vec![UpstreamSetup { name: "cloud".into(), window: limits.upstream_window }],
         routes: vec![RouteSetup {
             lane: LaneId(1),

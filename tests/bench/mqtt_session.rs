@@ -52,6 +52,7 @@ fn server(clients: u64, filter: &str) -> Mqtt {
         seed: 1,
         limits: Limits::default(),
         anonymous: Anonymous::Loopback,
+        devices: Vec::new(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     };
@@ -143,7 +144,7 @@ fn deliver(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(clients.max(1)));
         group.bench_function(format!("deliver/{clients}_subscribers"), |bencher| {
             bencher.iter(|| {
-                assert_eq!(mqtt.deliver(Now::default(), &message), clients as usize);
+                assert_eq!(mqtt.deliver(Now::default(), &message, None), clients as usize);
                 drain(&mut mqtt, &mut Vec::new())
             });
         });

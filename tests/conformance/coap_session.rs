@@ -25,6 +25,7 @@ fn setup(seed: u64, limits: Limits) -> Setup {
         seed,
         limits,
         anonymous: Anonymous::Everywhere,
+        devices: Vec::new(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     }

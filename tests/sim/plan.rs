@@ -133,6 +133,7 @@ impl Plan {
             epoch: 0,
             seed: rng.u64(..),
             anonymous: Anonymous::Everywhere,
+            devices: Vec::new(),
             upstreams: (0..upstreams)
                 .map(|i| UpstreamSetup {
                     name: format!("u{i}"),

@@ -10,6 +10,7 @@ use crate::message::Message;
 use crate::time::Duration;
 use crate::topic::{Filter, Topic};
 use bytes::Bytes;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub struct Setup {
     pub limits: Limits,
     /// Who may come without credentials.
     pub anonymous: Anonymous,
+    /// The devices that are configured.
+    pub devices: Vec<DeviceSetup>,
     /// The upstreams; [`UpstreamId`] is the index.
     pub upstreams: Vec<UpstreamSetup>,
     /// The routes, in the operator's order.
@@ -43,6 +46,48 @@ pub enum Anonymous {
     Loopback,
     /// Everybody, because the operator wrote `insecure-everywhere`.
     Everywhere,
+}
+
+/// A configured device: how it proves who it is, and what it may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceSetup {
+    /// Its id: its MQTT user name, its client identifier, and what its messages are named after.
+    pub id: DeviceId,
+    /// The topics that it may publish under.
+    pub publish: Vec<Filter>,
+    /// The topics that it may read.
+    pub subscribe: Vec<Filter>,
+    /// What its password is verified against.
+    pub secret: Option<Arc<Secret>>,
+    /// SHA-256 of its certificate (DER). With it no other certificate will do; without it a verified one that names the
+    /// device does.
+    pub certificate: Option<[u8; 32]>,
+}
+
+/// What a password is verified against. The engine hands it back to the shell, which knows how; it cannot read it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// A hash in the PHC string format.
+    pub hash: String,
+    /// Verifying it is made to take long: one at a time, elsewhere, and guesses are counted for the device.
+    pub slow: bool,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the hash: this may reach a log.
+        f.debug_struct("Secret").field("slow", &self.slow).finish_non_exhaustive()
+    }
+}
+
+/// A password as a client sent it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub Bytes);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
 }
 
 /// An upstream as the engine sees it.
@@ -242,6 +287,13 @@ pub enum Input {
         /// What became of it.
         outcome: Outcome,
     },
+    /// The answer to [`Output::Verify`]: always exactly one, also when the connection is gone meanwhile.
+    Verified {
+        /// For which connection.
+        conn: ConnId,
+        /// Whether it is the right password.
+        genuine: bool,
+    },
     /// The configuration was read again. Lanes of routes that went away stay, with `filter: None`.
     Reload(Box<Setup>),
     /// Make everything safe and stop; [`Output::Stopped`] says when.
@@ -325,6 +377,16 @@ pub enum Output {
     Reset {
         /// Which upstream.
         upstream: UpstreamId,
+    },
+    /// Verify a password and answer [`Input::Verified`]. A slow one at a time, and never on the thread that drives the
+    /// engine; there are [`Limits::verifications`] of those at the most.
+    Verify {
+        /// For which connection.
+        conn: ConnId,
+        /// What it must fit.
+        secret: Arc<Secret>,
+        /// What came.
+        password: Password,
     },
     /// Something that an operator may want to know.
     Notice(Notice),
@@ -443,6 +505,44 @@ pub enum Notice {
         /// Why, in words.
         reason: String,
     },
+    /// A client has proved, or needed not prove, who it is, and was accepted.
+    SignedIn {
+        /// Which device; the client identifier's without credentials.
+        device: DeviceId,
+        /// Its client identifier.
+        client: DeviceId,
+        /// From where.
+        peer: SocketAddr,
+        /// How it proved it.
+        proof: Proof,
+    },
+    /// Who came could not prove to be who it says, or asked for what is somebody else's.
+    SignInRefused {
+        /// From where.
+        peer: SocketAddr,
+        /// As whom, in the peer's own words: the user name, else the client identifier; escaped and cut.
+        name: String,
+        /// Why; the peer is not told.
+        reason: &'static str,
+    },
+    /// A connection was closed because the same client connected again.
+    TakenOver {
+        /// Its client identifier.
+        client: DeviceId,
+        /// Where the old connection came from.
+        old: SocketAddr,
+        /// Where the new one comes from.
+        new: SocketAddr,
+    },
+    /// A device asked for what it may not do.
+    Denied {
+        /// Which device.
+        device: DeviceId,
+        /// What it wanted.
+        action: Action,
+        /// The topic or filter, escaped and cut.
+        topic: String,
+    },
     /// A peer was refused, or broke its protocol.
     Refused {
         /// From where.
@@ -499,4 +599,26 @@ pub enum Notice {
         /// How many.
         messages: u64,
     },
+}
+
+/// How a client proved who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It needed no proof.
+    None,
+    /// By a password or token.
+    Password,
+    /// By a client certificate.
+    Certificate,
+}
+
+/// What needs a right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// To publish a message.
+    Publish,
+    /// To subscribe.
+    Subscribe,
+    /// To leave a will.
+    Will,
 }

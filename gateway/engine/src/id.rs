@@ -7,6 +7,13 @@ use std::sync::Arc;
 /// The longest device or gateway id, in bytes. Ids stand in topics, routing keys, file names and log lines.
 pub const MAX_ID_BYTES: usize = 128;
 
+/// Between a device's id and the rest of the client identifier of one of its several clients. Ids of configured devices do
+/// not have it.
+pub const CLIENT_SEPARATOR: char = '@';
+
+/// The longest id of a configured device, in bytes: leaves room for the rest of its clients' identifiers.
+pub const MAX_CONFIGURED_ID_BYTES: usize = 80;
+
 /// Why a text is not an id; says what would be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdError {
@@ -67,6 +74,12 @@ macro_rules! text_id {
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

@@ -173,6 +173,7 @@ impl Engine {
                 }
             }
             Input::Settled { upstream, tag, outcome } => self.settled(upstream, tag, outcome),
+            Input::Verified { conn, genuine } => self.mqtt.verified(now, conn, genuine),
             Input::Reload(setup) => self.reload(*setup),
             Input::Stop => {
                 self.stopping = Stopping::Asked;
@@ -330,7 +331,7 @@ impl Engine {
             source: incoming.source,
             properties: incoming.properties,
         });
-        self.mqtt.deliver(self.now, &message);
+        self.mqtt.deliver(self.now, &message, incoming.client.as_ref());
         let routes = self.router.routes(&message.topic);
         if routes.is_empty() {
             self.stats.unrouted += 1;

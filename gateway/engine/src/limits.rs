@@ -48,6 +48,25 @@ pub struct Limits {
     pub retained_messages: usize,
     /// Bytes that retained messages take in memory.
     pub retained_bytes: usize,
+    /// Sessions of one device: it may have several clients, a dashboard among them.
+    pub sessions_per_device: usize,
+    /// Slow verifications of passwords that are ordered and not answered, in all.
+    pub verifications: usize,
+    /// And for one device.
+    pub verifications_per_device: usize,
+    /// How long a refused sign-in waits for its answer, from its CONNECT on: the same whatever was wrong, so that the time
+    /// tells nothing. Longer than a slow verification takes.
+    pub refusal_delay: Duration,
+    /// Sign-ins from one address, or slow ones as one device, that may fail before the next must wait.
+    pub guesses: u32,
+    /// The first such wait; it doubles with each failure.
+    pub guess_wait: Duration,
+    /// The longest such wait; after twice as long without a failure all is forgotten.
+    pub guess_wait_max: Duration,
+    /// The longest such wait for a device at an address where it has signed in before.
+    pub guess_wait_known_max: Duration,
+    /// Addresses, and devices, of which failures are remembered; beyond it those with the fewest and oldest are forgotten.
+    pub guessers: usize,
     /// The largest CoAP message.
     pub coap_message_bytes: usize,
     /// CoAP peers remembered for deduplication, and the exchanges kept for each.
@@ -109,6 +128,15 @@ impl Default for Limits {
             outgoing_bytes: 1 << 20,
             retained_messages: 1_000,
             retained_bytes: 4 << 20,
+            sessions_per_device: 64,
+            verifications: 32,
+            verifications_per_device: 4,
+            refusal_delay: Duration::from_secs(1),
+            guesses: 5,
+            guess_wait: Duration::from_secs(1),
+            guess_wait_max: Duration::from_secs(300),
+            guess_wait_known_max: Duration::from_secs(10),
+            guessers: 4_096,
             coap_message_bytes: 1_280,
             coap_peers: 4_096,
             coap_exchanges_per_peer: 32,

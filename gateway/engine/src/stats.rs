@@ -56,6 +56,12 @@ pub struct ProtocolStats {
     pub dropped: u64,
     /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.
     pub refused: u64,
+    /// Counter: clients that could not prove who they are, or asked for another's name (MQTT only).
+    pub sign_ins_refused: u64,
+    /// Counter: messages and wills that their device may not publish (MQTT only).
+    pub publishes_denied: u64,
+    /// Counter: subscriptions that their device may not have (MQTT only).
+    pub subscriptions_denied: u64,
 }
 
 /// What one lane counts.

@@ -39,6 +39,7 @@ fn setup(routes: Vec<RouteSetup>) -> Setup {
         seed: 1,
         limits: Limits::default(),
         anonymous: Anonymous::Everywhere,
+        devices: Vec::new(),
         upstreams: vec![UpstreamSetup { name: "cloud".into(), window: 256 }],
         routes,
     }

@@ -152,6 +152,25 @@ impl Filter {
         }
         names.next().is_none()
     }
+
+    /// Whether there is a topic that both filters name.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        // A leading wildcard does not see topics that begin with `$` [MQTT-4.7.2-1].
+        let (wild, dollar) = (|f: &Self| f.0.starts_with(['+', '#']), |f: &Self| f.0.starts_with('$'));
+        if wild(self) && dollar(other) || dollar(self) && wild(other) {
+            return false;
+        }
+        let (mut one, mut two) = (self.levels(), other.levels());
+        loop {
+            match (one.next(), two.next()) {
+                // `a/#` names `a` itself, too.
+                (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+                (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+                _ => return false,
+            }
+        }
+    }
 }
 
 impl fmt::Display for Filter {
@@ -187,6 +206,25 @@ mod tests {
         assert!(!matches("#", "$SYS/broker"));
         assert!(!matches("+/broker", "$SYS/broker"));
         assert!(matches("$SYS/#", "$SYS/broker"));
+    }
+
+    #[test]
+    fn filters_overlap_when_a_topic_has_both() {
+        let overlap = |a: &str, b: &str| {
+            let (a, b) = (Filter::new(a).unwrap(), Filter::new(b).unwrap());
+            assert_eq!(a.overlaps(&b), b.overlaps(&a), "{a} {b}");
+            a.overlaps(&b)
+        };
+        for (a, b) in
+            [("#", "a/b"), ("a/#", "a"), ("a/+", "+/b"), ("a/b", "a/b"), ("+/#", "a"), ("$SYS/#", "$SYS/+")]
+        {
+            assert!(overlap(a, b), "{a} {b}");
+        }
+        for (a, b) in
+            [("a/+", "a"), ("a/b", "a/c"), ("a/b/#", "a"), ("#", "$SYS/x"), ("+/x", "$SYS/#"), ("+", "a/b")]
+        {
+            assert!(!overlap(a, b), "{a} {b}");
+        }
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(super) enum Fact {
     Sent(ConnId, usize),
     /// It is gone.
     Closed(ConnId),
+    /// A password was verified.
+    Verified(ConnId, bool),
 }
 
 /// What was read.
@@ -479,7 +481,7 @@ mod tests {
     fn sent(fact: &Fact) -> usize {
         match fact {
             Fact::Sent(_, count) => *count,
-            Fact::Closed(_) => 0,
+            Fact::Closed(_) | Fact::Verified(..) => 0,
         }
     }
 }

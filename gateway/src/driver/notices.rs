@@ -4,7 +4,7 @@
 use crate::logging::{Pass, Throttle};
 use std::collections::HashMap;
 use std::time::Instant;
-use tidegate_engine::event::{Notice, Setup, StoreFault};
+use tidegate_engine::event::{Notice, Proof, Setup, StoreFault};
 use tidegate_engine::id::LaneId;
 
 /// Logs notices.
@@ -14,6 +14,10 @@ pub(super) struct Notices {
     connected: Throttle,
     disconnected: Throttle,
     refused: Throttle,
+    signed_in: Throttle,
+    sign_ins_refused: Throttle,
+    taken_over: Throttle,
+    denied: Throttle,
     sessions_lost: Throttle,
     retained_lost: Throttle,
     not_retained: Throttle,
@@ -50,6 +54,28 @@ impl Notices {
             Notice::Refused { peer, reason } => {
                 if let Some(Pass { suppressed }) = self.refused.allow(now) {
                     tracing::warn!(%peer, suppressed, "refused: {}", reason.escape_debug());
+                }
+            }
+            Notice::SignedIn { device, client, peer, proof } => {
+                if *proof != Proof::None
+                    && let Some(Pass { suppressed }) = self.signed_in.allow(now)
+                {
+                    tracing::info!(%device, %client, %peer, ?proof, suppressed, "signed in");
+                }
+            }
+            Notice::SignInRefused { peer, name, reason } => {
+                if let Some(Pass { suppressed }) = self.sign_ins_refused.allow(now) {
+                    tracing::warn!(%peer, name, suppressed, "sign-in refused: {reason}");
+                }
+            }
+            Notice::TakenOver { client, old, new } => {
+                if let Some(Pass { suppressed }) = self.taken_over.allow(now) {
+                    tracing::info!(%client, %old, %new, suppressed, "the same client connected again");
+                }
+            }
+            Notice::Denied { device, action, topic } => {
+                if let Some(Pass { suppressed }) = self.denied.allow(now) {
+                    tracing::warn!(%device, ?action, topic, suppressed, "denied: its configuration does not allow this");
                 }
             }
             Notice::Buried { id, lane, reason } => {

@@ -49,6 +49,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         seed: RandomState::new().build_hasher().finish(),
         limits: config.limits.clone(),
         anonymous: config.anonymous,
+        devices: config.devices.clone(),
         upstreams: config
             .upstreams
             .iter()

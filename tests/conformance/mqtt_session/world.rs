@@ -26,6 +26,7 @@ pub(crate) fn setup() -> Setup {
         seed: 1,
         limits: Limits::default(),
         anonymous: Anonymous::Loopback,
+        devices: Vec::new(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     }

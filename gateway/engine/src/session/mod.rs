@@ -1,7 +1,10 @@
 //! The devices' side: what a session of any protocol asks of the rest of the engine, and what it is told.
 //! A session never decides that a message is safe: it asks, and acknowledges when it is told.
 
+pub mod acl;
+mod auth;
 pub mod coap;
+mod guessing;
 pub mod mqtt;
 
 use crate::event::{Op, Output, RecordKey};
@@ -38,6 +41,8 @@ pub enum Request {
 pub struct Incoming {
     /// Who sent it.
     pub device: DeviceId,
+    /// Its MQTT client identifier, which No Local goes by [MQTT-3.8.3-3]; a device may have several. `None` in other protocols.
+    pub client: Option<DeviceId>,
     /// Under which name; already permitted.
     pub topic: Topic,
     /// What it says.

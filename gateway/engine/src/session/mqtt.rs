@@ -19,6 +19,7 @@ mod rare;
 mod record;
 mod retained;
 mod session;
+mod signing_in;
 mod slab;
 mod subscribe;
 mod subscriptions;
@@ -27,7 +28,8 @@ mod write;
 
 use self::session::Session;
 use super::Request;
-use crate::event::{Anonymous, Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
+use super::auth::Auth;
+use crate::event::{Action, Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
 use crate::id::{ConnId, DeviceId};
 use crate::limits::Limits;
 use crate::message::{Message, Qos};
@@ -84,6 +86,7 @@ pub struct Mqtt {
     delayed: BTreeSet<ConnId>,
     tree: Tree,
     timers: Timers,
+    auth: Auth,
     shared: Shared,
     epoch: u64,
     /// Client ids made up in this life.
@@ -96,7 +99,6 @@ pub struct Mqtt {
 #[derive(Debug)]
 struct Shared {
     limits: Limits,
-    anonymous: Anonymous,
     planted: Planted,
     holding: bool,
     stopping: bool,
@@ -111,9 +113,26 @@ struct Shared {
     delivered: u64,
     dropped: u64,
     refused: u64,
+    sign_ins_refused: u64,
+    publishes_denied: u64,
+    subscriptions_denied: u64,
+}
+
+/// What is kept of a text of a peer's for the operator, in characters.
+const QUOTED_CHARS: usize = 80;
+
+/// A text of a peer's, for the operator: cut, and with everything escaped that is not plain.
+fn quoted(text: &str) -> String {
+    text.chars().take(QUOTED_CHARS).flat_map(char::escape_debug).collect()
 }
 
 impl Shared {
+    /// Tells the operator what a device wanted and may not have.
+    fn denied(&mut self, device: &DeviceId, action: Action, topic: &str) {
+        let notice = Notice::Denied { device: device.clone(), action, topic: quoted(topic) };
+        self.output(Output::Notice(notice));
+    }
+
     fn output(&mut self, output: Output) {
         self.requests.push_back(Request::Output(output));
     }
@@ -140,9 +159,9 @@ impl Mqtt {
             delayed: BTreeSet::new(),
             tree: Tree::new(setup.seed),
             timers: Timers::default(),
+            auth: Auth::new(setup),
             shared: Shared {
                 limits: setup.limits.clone(),
-                anonymous: setup.anonymous,
                 planted,
                 holding: false,
                 stopping: false,
@@ -156,6 +175,9 @@ impl Mqtt {
                 delivered: 0,
                 dropped: 0,
                 refused: 0,
+                sign_ins_refused: 0,
+                publishes_denied: 0,
+                subscriptions_denied: 0,
             },
             epoch: setup.epoch,
             assigned: 0,
@@ -204,6 +226,7 @@ impl Mqtt {
         }
         let expiry = self.shared.capped_expiry(stored.expiry_seconds);
         let mut session = Session::new(client.clone(), expiry);
+        session.belongs_to(self.auth.owner(client.as_str()));
         session.recorded = true;
         session.ends = Some(now.after(expiry));
         if !stored.subscriptions.is_empty() {
@@ -344,8 +367,9 @@ impl Mqtt {
     }
 
     /// Hands a message to the local subscribers; says how many took it.
-    pub fn deliver(&mut self, now: Now, message: &Arc<Message>) -> usize {
-        self.fan_out(now.instant, message)
+    /// `from` is the client identifier of its publisher, for No Local.
+    pub fn deliver(&mut self, now: Now, message: &Arc<Message>, from: Option<&DeviceId>) -> usize {
+        self.fan_out(now.instant, message, from)
     }
 
     /// Retains a message whose publisher wants that, if there is room: the change of the store that makes it last.
@@ -420,17 +444,13 @@ impl Mqtt {
     /// New limits and access rules; who may not be here any more is told so and disconnected.
     pub fn reload(&mut self, now: Now, setup: &Setup) {
         self.shared.limits = setup.limits.clone();
-        self.shared.anonymous = setup.anonymous;
-        let unwelcome: Vec<ConnId> = self
-            .connections
-            .iter()
-            .filter(|(_, connection)| connection.link().is_some() && !self.shared.allows(&connection.peer))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in unwelcome {
-            let words = "this peer may not connect without credentials any more";
-            self.end(now.instant, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
-        }
+        self.auth.configure(setup);
+        self.apply_rights(now.instant);
+    }
+
+    /// A password was verified.
+    pub fn verified(&mut self, now: Now, conn: ConnId, genuine: bool) {
+        self.password_verified(now.instant, conn, genuine);
     }
 
     /// The next request to the rest of the engine. What goes to the connections comes when nothing else is left,
@@ -465,6 +485,9 @@ impl Mqtt {
             delivered: self.shared.delivered,
             dropped: self.shared.dropped,
             refused: self.shared.refused,
+            sign_ins_refused: self.shared.sign_ins_refused,
+            publishes_denied: self.shared.publishes_denied,
+            subscriptions_denied: self.shared.subscriptions_denied,
         }
     }
 

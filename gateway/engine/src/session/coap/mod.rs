@@ -253,6 +253,7 @@ impl Coap {
         }
         self.requests.push_back(Request::Publish {
             incoming: Incoming {
+                client: None,
                 device: device(&publish.topic, endpoint),
                 topic: publish.topic,
                 payload: datagram.slice_ref(message.payload()),

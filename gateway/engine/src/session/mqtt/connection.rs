@@ -8,6 +8,7 @@ use super::slab::SessionKey;
 use super::timers::Armed;
 use crate::event::Peer;
 use crate::id::DeviceId;
+use crate::session::auth::Identity;
 use crate::time::{Duration, Instant};
 use crate::topic::Topic;
 use bytes::Bytes;
@@ -17,12 +18,31 @@ use tidegate_wire::mqtt::{ReasonCode, Version};
 /// Where a connection stands in its life.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Its CONNECT has not been accepted; if there is a refusal, it will not be.
-    Greeting(Option<(ReasonCode, &'static str)>),
+    /// Its CONNECT has not been accepted.
+    Greeting(Greeting),
     /// Its CONNECT was accepted.
     Open(Link),
     /// Told to close; nothing of it counts any more.
     Closing,
+}
+
+/// How far a CONNECT has come.
+#[derive(Debug)]
+pub(super) enum Greeting {
+    /// Nobody has looked at it. If there is a refusal, that will be its answer.
+    New(Option<(ReasonCode, &'static str)>),
+    /// Its password is being verified.
+    Asked {
+        since: Instant,
+        /// Its user name, for the operator.
+        name: String,
+        /// The largest packet that it takes.
+        most: usize,
+    },
+    /// It is known who comes.
+    Known(Identity),
+    /// It is refused, and told so at this time.
+    Refused { due: Instant, most: usize },
 }
 
 /// What the CONNECT settled.
@@ -30,6 +50,7 @@ pub(super) enum Phase {
 pub(super) struct Link {
     pub(super) session: SessionKey,
     pub(super) device: DeviceId,
+    pub(super) identity: Identity,
     /// One and a half times the keep-alive [MQTT-3.1.2-22]; `None` when it is off.
     pub(super) silence: Option<Duration>,
     /// The client's Maximum Packet Size.
@@ -76,7 +97,7 @@ impl Connection {
     pub(super) fn new(peer: Peer, now: Instant, refusal: Option<(ReasonCode, &'static str)>) -> Self {
         Self {
             peer,
-            phase: Phase::Greeting(refusal),
+            phase: Phase::Greeting(Greeting::New(refusal)),
             version: Version::V3_1_1,
             opened: now,
             heard: now,

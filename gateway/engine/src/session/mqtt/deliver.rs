@@ -6,6 +6,7 @@ use super::packets::Exchange;
 use super::slab::SessionKey;
 use super::subscriptions::{Granted, GroupKey, Match};
 use super::{Mqtt, Shared, write};
+use crate::id::DeviceId;
 use crate::message::{Message, Qos};
 use crate::time::Instant;
 use crate::topic::Filter;
@@ -38,14 +39,14 @@ enum Readiness {
 impl Mqtt {
     /// Hands a message to every session with a subscription for it, once each, and to one member of each group that
     /// shares one. Says how many took it.
-    pub(super) fn fan_out(&mut self, now: Instant, message: &Arc<Message>) -> usize {
+    pub(super) fn fan_out(&mut self, now: Instant, message: &Arc<Message>, from: Option<&DeviceId>) -> usize {
         let mut found = std::mem::take(&mut self.matches);
         found.clear();
         self.tree.matches(&message.topic, &mut found);
         found.sessions.sort_unstable_by_key(|(key, granted)| (*key, granted.id));
         let mut taken = 0;
         for matches in found.sessions.chunk_by(|(a, _), (b, _)| a == b) {
-            taken += usize::from(self.hand(now, message, matches));
+            taken += usize::from(self.hand(now, message, from, matches));
         }
         for group in &found.groups {
             taken += usize::from(self.hand_to_group(now, message, *group, now));
@@ -55,13 +56,22 @@ impl Mqtt {
     }
 
     /// Hands a message to one session by its subscriptions.
-    fn hand(&mut self, now: Instant, message: &Arc<Message>, matches: &[Match]) -> bool {
+    fn hand(
+        &mut self,
+        now: Instant,
+        message: &Arc<Message>,
+        from: Option<&DeviceId>,
+        matches: &[Match],
+    ) -> bool {
         let Some((key, session)) =
             matches.first().and_then(|(key, _)| Some((*key, self.sessions.get(*key)?)))
         else {
             return false;
         };
-        let own = message.device == session.client;
+        if !session.may_receive(&message.topic) {
+            return false;
+        }
+        let own = from == Some(&session.client);
         let wanted = matches.iter().map(|(_, granted)| granted).filter(|granted| !(own && granted.no_local));
         share(message, wanted, now).is_some_and(|share| self.give(now, key, message, share))
     }
@@ -75,6 +85,10 @@ impl Mqtt {
         for place in (group.turn..count).chain(0..group.turn.min(count)) {
             let Some((member, granted)) = group.members.get(place) else { continue };
             let Some(session) = self.sessions.get(*member) else { continue };
+            // Who may not have it does not take it from the others.
+            if !session.may_receive(&message.topic) {
+                continue;
+            }
             let backlog = session
                 .connection
                 .and_then(|id| self.connections.get(&id))
@@ -224,6 +238,7 @@ impl Exchange<'_> {
             self.replay();
         }
         let (version, most) = (self.version(), self.packet_bytes());
+        let acl = self.session.acl.clone();
         loop {
             // One message may go beyond the bound: a larger one could otherwise never be sent.
             if self.connection.outbox.backlog() >= self.shared.limits.outgoing_bytes {
@@ -248,8 +263,11 @@ impl Exchange<'_> {
                     };
                     // What may already have been sent is not given up because it expired meanwhile [MQTT-3.3.2-5].
                     let expired = !dup && parcel.has_expired(self.now);
+                    // It may have waited since before a right was taken away.
+                    let allowed = acl.as_ref().is_none_or(|acl| acl.may_receive(&parcel.message.topic));
                     let told = &mut self.connection.told;
-                    let sent = !expired && write::publish(outbox, version, &copy, most, told).is_ok();
+                    let sent =
+                        allowed && !expired && write::publish(outbox, version, &copy, most, told).is_ok();
                     self.shared.delivered += u64::from(sent && !dup);
                     self.shared.dropped += u64::from(!sent);
                     sent
@@ -284,6 +302,9 @@ impl Exchange<'_> {
             let message = Arc::clone(&entry.message);
             replay.after = Some(message.topic.clone());
             let Granted { qos, id, .. } = replay.granted;
+            if !self.session.may_receive(&message.topic) {
+                continue;
+            }
             let share = Share {
                 qos: qos.min(message.qos),
                 retain: true,

@@ -1,12 +1,12 @@
 //! How connections and sessions end: told why, their will published or dropped, their records removed.
 //! And what time alone does to them. Owns no packets beyond DISCONNECT.
 
-use super::connection::Phase;
+use super::connection::{Greeting, Phase};
 use super::session::Session;
 use super::slab::SessionKey;
 use super::timers::{Armed, Due};
 use super::{Mqtt, Receipt, Shared, Waiting, record, write};
-use crate::event::{Notice, Op, Output};
+use crate::event::{Action, Notice, Op, Output};
 use crate::id::ConnId;
 use crate::session::{self, Request};
 use crate::time::{Duration, Instant};
@@ -89,6 +89,8 @@ impl Mqtt {
                     );
                 }
             }
+            // The operator knows already.
+            Phase::Greeting(Greeting::Refused { .. }) => {}
             Phase::Greeting(_) => {
                 let peer = connection.peer.address;
                 self.shared
@@ -188,9 +190,23 @@ impl Mqtt {
         connection.armed = Armed::default();
         let (next, ending) = match &connection.phase {
             Phase::Closing => return,
-            Phase::Greeting(_) => {
+            Phase::Greeting(Greeting::Refused { due, most }) => {
+                let (due, most) = (*due, *most);
+                if due <= now {
+                    let words = "not authorised";
+                    let version = connection.version;
+                    self.refuse_connect(id, version, (ReasonCode::NOT_AUTHORIZED, words), most);
+                    return self.end(now, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
+                }
+                (due, Ending::gone())
+            }
+            Phase::Greeting(greeting) => {
                 let due = connection.opened.after(self.shared.limits.connect_timeout);
-                (due, Ending::fault(ReasonCode::MAXIMUM_CONNECT_TIME, "no whole CONNECT came in time"))
+                let words = match greeting {
+                    Greeting::Asked { .. } => "its password could not be verified in time",
+                    _ => "no whole CONNECT came in time",
+                };
+                (due, Ending::fault(ReasonCode::MAXIMUM_CONNECT_TIME, words))
             }
             Phase::Open(link) => {
                 let silence = link.silence.map(|silence| connection.heard.after(silence));
@@ -240,6 +256,12 @@ impl Shared {
     /// Publishes a session's will, if its connection has ended; nobody waits for it.
     pub(super) fn publish_will(&mut self, session: &mut Session) {
         if let Some(will) = session.will.take_if(|will| will.due.is_some()) {
+            if !session.may_publish(&will.incoming.topic) {
+                // It was allowed when it was left, and is not any more.
+                self.publishes_denied += 1;
+                self.denied(&session.device, Action::Will, will.incoming.topic.as_str());
+                return;
+            }
             self.requests.push_back(Request::Publish { incoming: will.incoming, receipt: None });
         }
     }

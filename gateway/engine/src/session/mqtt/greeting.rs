@@ -2,27 +2,33 @@
 //! has is told here, and every refusal in the words of the client's version (MQTT 5.0, 3.1 and 3.2).
 
 use super::aliases::Aliases;
-use super::connection::{Link, Phase};
+use super::connection::{Greeting, Link, Phase};
 use super::ending::Ending;
 use super::packets::Pause;
 use super::publish;
 use super::session::{Session, Will};
+use super::signing_in::SignIn;
 use super::slab::SessionKey;
 use super::timers::Due;
-use super::{Mqtt, Shared, write};
-use crate::event::{Anonymous, Notice, Output, Peer};
-use crate::id::{ConnId, DeviceId};
+use super::{Mqtt, Shared, quoted, write};
+use crate::event::{Action, Notice, Output, Proof};
+use crate::id::{CLIENT_SEPARATOR, ConnId, DeviceId};
 use crate::message::Source;
 use crate::session::Incoming;
+use crate::session::acl::Acl;
+use crate::session::auth::{Auth, Identity};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
+use std::ops::Bound;
+use std::sync::Arc;
 use tidegate_wire::mqtt::{self, ConnAck, Connect, Error, Packet, Properties, Property, ReasonCode, Version};
 
 /// Why a client is not let in: the reason code, translated for older versions, and words for both sides.
-type Refusal = (ReasonCode, &'static str);
+pub(super) type Refusal = (ReasonCode, &'static str);
 
 /// What a CONNECT asks for, checked.
 struct Guest {
+    identity: Identity,
     client: DeviceId,
     /// The gateway made the client id up.
     assigned: bool,
@@ -53,13 +59,15 @@ impl Mqtt {
         };
         let Some(connection) = self.connections.get_mut(&id) else { return Ok(Pause::No) };
         connection.version = connect.version;
-        let admitted = match connection.phase {
-            Phase::Greeting(Some(refusal)) => Err(refusal),
-            _ => self.admit(id, &connect),
+        let identity = match self.first_look(id, &connect).map(|()| self.sign_in(now, id, &connect)) {
+            Ok(SignIn::As(identity)) => Ok(identity),
+            Ok(SignIn::Waits) => return Ok(Pause::Wait),
+            Ok(SignIn::Busy) => Err((ReasonCode::SERVER_BUSY, "too many passwords are being verified")),
+            Err(refusal) => Err(refusal),
         };
-        match admitted {
+        match identity.and_then(|identity| self.admit(id, &connect, identity)) {
             Ok(guest) => {
-                let present = self.take_over(now, &guest.client, connect.clean_start);
+                let present = self.take_over(now, id, &guest.client, connect.clean_start);
                 if self.clearing.contains_key(&guest.client) {
                     self.delayed.insert(id);
                     return Ok(Pause::Wait);
@@ -74,31 +82,59 @@ impl Mqtt {
         }
     }
 
-    /// Decides whether a client may come, before anything of the present state is touched.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>) -> Result<Guest, Refusal> {
+    /// What refuses a client whoever it is.
+    fn first_look(&self, id: ConnId, connect: &Connect<'_>) -> Result<(), Refusal> {
+        if let Some(Phase::Greeting(Greeting::New(Some(refusal)))) =
+            self.connections.get(&id).map(|c| &c.phase)
+        {
+            return Err(*refusal);
+        }
         if connect.properties.contains(AUTH_METHOD) {
             return Err((ReasonCode::BAD_AUTHENTICATION_METHOD, "enhanced authentication is not supported"));
-        }
-        let allowed =
-            self.connections.get(&id).is_some_and(|connection| self.shared.allows(&connection.peer));
-        if !allowed {
-            // The same answer whatever was wrong: it tells nothing to who guesses.
-            return Err((ReasonCode::NOT_AUTHORIZED, "this peer may not connect without credentials"));
         }
         if self.shared.stopping {
             return Err((ReasonCode::SERVER_UNAVAILABLE, "the gateway stops"));
         }
+        Ok(())
+    }
+
+    /// Decides whether a client may come as it wishes, before anything of the present state is touched.
+    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, identity: Identity) -> Result<Guest, Refusal> {
         let assigned = connect.client_id.is_empty();
         let client = if assigned {
-            self.assign_client_id()
+            self.assign_client_id(identity.device.as_ref())
         } else {
-            DeviceId::new(connect.client_id).map_err(|_| {
-                let words = "a client identifier has 1 to 128 letters, digits, or one of - _ . : @";
-                (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words)
-            })?
+            DeviceId::new(connect.client_id).ok()
         };
-        if !self.clients.contains_key(&client) && self.sessions.len() >= self.shared.limits.sessions {
-            return Err((ReasonCode::QUOTA_EXCEEDED, "there are as many sessions as the limit allows"));
+        let client = client.ok_or_else(|| {
+            let words = "a client identifier has 1 to 128 letters, digits, or one of - _ . : @";
+            (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words)
+        })?;
+        if !Auth::owns(&identity, client.as_str()) {
+            self.note_refused(id, quoted(client.as_str()), "this client identifier is not its device's");
+            let words = "the client identifier is the user name, or the user name, @ and anything";
+            return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words));
+        }
+        let present = self.clients.get(&client).and_then(|key| self.sessions.get(*key));
+        if present.is_some_and(|session| session.certified) && identity.device.is_none() {
+            self.note_refused(
+                id,
+                quoted(client.as_str()),
+                "this client identifier is a device's that has a certificate",
+            );
+            let words = "the client identifier is somebody else's";
+            return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words));
+        }
+        if present.is_none() {
+            if self.sessions.len() >= self.shared.limits.sessions {
+                return Err((ReasonCode::QUOTA_EXCEEDED, "there are as many sessions as the limit allows"));
+            }
+            if identity.device.as_ref().is_some_and(|device| self.has_every_session(device)) {
+                return Err((
+                    ReasonCode::QUOTA_EXCEEDED,
+                    "the device has as many sessions as the limit allows",
+                ));
+            }
         }
         let expiry = match connect.version {
             Version::V5 => self.shared.capped_expiry(connect.properties.session_expiry().unwrap_or(0)),
@@ -113,7 +149,9 @@ impl Mqtt {
             0 => longest,
             wished => wished.min(longest),
         };
-        let will = connect.will.map(|will| self.shared.will(connect.version, &client, &will)).transpose()?;
+        let owner = identity.device.as_ref().map(|device| (device.clone(), self.auth.rights(device)));
+        let will =
+            connect.will.map(|will| self.shared.will(connect.version, &client, owner, &will)).transpose()?;
         // Without all that CONNACK tells the client would break rules that it cannot know [MQTT-3.1.2-24].
         let list = self.shared.connack_properties(connect, &client, assigned, expiry, keep_alive);
         let most = packet_bytes(connect);
@@ -123,20 +161,33 @@ impl Mqtt {
                 "CONNACK is larger than the client's Maximum Packet Size",
             ));
         }
-        Ok(Guest { client, assigned, will, expiry, keep_alive })
+        Ok(Guest { identity, client, assigned, will, expiry, keep_alive })
     }
 
-    /// A name that no session has.
-    fn assign_client_id(&mut self) -> DeviceId {
+    /// A name that no session has, and that is the device's or nobody's. `None` when the device's id leaves no room for it.
+    fn assign_client_id(&mut self, device: Option<&DeviceId>) -> Option<DeviceId> {
         loop {
             self.assigned += 1;
-            let name = format!("auto-{:x}-{:x}", self.epoch, self.assigned);
-            if let Ok(client) = DeviceId::new(&name)
-                && !self.clients.contains_key(&client)
-            {
-                return client;
+            let mut name = format!("auto-{:x}-{:x}", self.epoch, self.assigned);
+            if let Some(device) = device {
+                name = format!("{device}{CLIENT_SEPARATOR}{name}");
+            }
+            let client = DeviceId::new(&name).ok()?;
+            let owner = self.auth.owner(&name).map(|(id, _)| id);
+            if (owner.is_none() || owner.as_ref() == device) && !self.clients.contains_key(&client) {
+                return Some(client);
             }
         }
+    }
+
+    /// Whether one more session would be too many for a device.
+    fn has_every_session(&self, device: &DeviceId) -> bool {
+        let prefix = format!("{device}{CLIENT_SEPARATOR}");
+        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let several =
+            self.clients.range::<str, _>(from).take_while(|(id, _)| id.as_str().starts_with(&prefix));
+        let sessions = several.count() + usize::from(self.clients.contains_key(device));
+        sessions >= self.shared.limits.sessions_per_device
     }
 
     /// Gives a client its session and its CONNACK.
@@ -153,13 +204,16 @@ impl Mqtt {
             self.clients.insert(guest.client.clone(), key);
             key
         });
-        let Guest { client, assigned, will, expiry, keep_alive } = guest;
+        let Guest { identity, client, assigned, will, expiry, keep_alive } = guest;
         let (Some(session), Some(connection)) = (self.sessions.get_mut(key), self.connections.get_mut(&id))
         else {
             return;
         };
         let expiry_changed = session.expiry != expiry;
         session.connection = Some(id);
+        session.belongs_to(identity.device.as_ref().map(|device| (device.clone(), self.auth.rights(device))));
+        session.certified = identity.proof == Proof::Certificate;
+        let (device, proof, peer) = (session.device.clone(), identity.proof, connection.peer.address);
         session.expiry = expiry;
         session.ends = None;
         session.will = will.map(Box::new);
@@ -178,6 +232,7 @@ impl Mqtt {
         connection.phase = Phase::Open(Link {
             session: key,
             device: client.clone(),
+            identity,
             silence,
             packet_bytes: packet_bytes(connect),
             explains: connect.properties.request_problem_info().unwrap_or(true),
@@ -190,6 +245,8 @@ impl Mqtt {
         let _ = write::packet(&mut connection.outbox, connect.version, &connack, usize::MAX);
         self.shared.stir(id, connection);
         let protocol = connect.version.name();
+        let signed_in = Notice::SignedIn { device, client: client.clone(), peer, proof };
+        self.shared.output(Output::Notice(signed_in));
         self.shared.output(Output::Notice(Notice::Connected { device: client, conn: id, protocol }));
         if let Some(mut exchange) = self.exchange_of(now, id)
             && exchange.session.outbound.len() > 0
@@ -199,7 +256,13 @@ impl Mqtt {
     }
 
     /// The client's session, if it is there and may go on [MQTT-3.2.2-2, MQTT-3.2.2-3], taken over from its connection.
-    fn take_over(&mut self, now: Instant, client: &DeviceId, clean_start: bool) -> Option<SessionKey> {
+    fn take_over(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        client: &DeviceId,
+        clean_start: bool,
+    ) -> Option<SessionKey> {
         let before = self.clients.get(client).copied();
         if let Some(old) =
             before.and_then(|key| self.sessions.get(key)).and_then(|session| session.connection)
@@ -208,6 +271,10 @@ impl Mqtt {
                 ReasonCode::SESSION_TAKEN_OVER,
                 "another connection uses this client identifier",
             );
+            if let (Some(old), Some(new)) = (self.connections.get(&old), self.connections.get(&id)) {
+                let (old, new) = (old.peer.address, new.peer.address);
+                self.shared.output(Output::Notice(Notice::TakenOver { client: client.clone(), old, new }));
+            }
             self.end(now, old, &ending);
         }
         // A session that ends with its connection is gone by now.
@@ -220,7 +287,13 @@ impl Mqtt {
     }
 
     /// CONNACK with a refusal, where the version has a word for it, in at most `most` bytes.
-    fn refuse_connect(&mut self, id: ConnId, version: Version, (reason, words): Refusal, most: usize) {
+    pub(super) fn refuse_connect(
+        &mut self,
+        id: ConnId,
+        version: Version,
+        (reason, words): Refusal,
+        most: usize,
+    ) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         if !version.is_v5() && reason.connect_return_code().is_none() {
             return;
@@ -233,7 +306,7 @@ impl Mqtt {
 const AUTH_METHOD: u8 = 0x15;
 
 /// The largest packet that the client takes.
-fn packet_bytes(connect: &Connect<'_>) -> usize {
+pub(super) fn packet_bytes(connect: &Connect<'_>) -> usize {
     connect.properties.maximum_packet_size().map_or(usize::MAX, |bytes| bytes as usize)
 }
 
@@ -243,23 +316,19 @@ fn accepted<'a>(session_present: bool, list: &'a [Property<'a>]) -> Packet<'a> {
 }
 
 impl Shared {
-    /// Whether this peer may come without a password: it has a verified certificate, or nobody needs to say who they are.
-    pub(super) fn allows(&self, peer: &Peer) -> bool {
-        match self.anonymous {
-            _ if peer.certificate.is_some() => true,
-            Anonymous::Never => false,
-            Anonymous::Loopback => peer.address.ip().to_canonical().is_loopback(),
-            Anonymous::Everywhere => true,
-        }
-    }
-
     /// A session expiry as far as the gateway grants it.
     pub(super) fn capped_expiry(&self, seconds: u32) -> Duration {
         Duration::from_secs(seconds.into()).min(self.limits.session_expiry_max)
     }
 
     /// Checks a will as if it were published now: later nobody could be told.
-    fn will(&self, version: Version, client: &DeviceId, will: &mqtt::Will<'_>) -> Result<Will, Refusal> {
+    fn will(
+        &mut self,
+        version: Version,
+        client: &DeviceId,
+        owner: Option<(DeviceId, Arc<Acl>)>,
+        will: &mqtt::Will<'_>,
+    ) -> Result<Will, Refusal> {
         if version.is_v5() && will.retain && self.limits.retained_messages == 0 {
             return Err((ReasonCode::RETAIN_NOT_SUPPORTED, "retained messages are not supported"));
         }
@@ -268,11 +337,19 @@ impl Shared {
             if version.is_v5() { ReasonCode::TOPIC_NAME_INVALID } else { ReasonCode::NOT_AUTHORIZED };
         let topic =
             self.publishable(will.topic).map_err(|_| (reason, "the will's topic is not permitted"))?;
+        if let Some((device, acl)) = &owner
+            && !acl.may_publish(&topic)
+        {
+            self.publishes_denied += 1;
+            self.denied(device, Action::Will, topic.as_str());
+            return Err((ReasonCode::NOT_AUTHORIZED, "the will's topic is not permitted"));
+        }
         let properties = publish::properties(&will.properties, self.limits.user_properties)
             .map_err(|reason| (reason, "the will has too many user properties"))?;
         Ok(Will {
             incoming: Incoming {
-                device: client.clone(),
+                device: owner.map_or_else(|| client.clone(), |(device, _)| device),
+                client: Some(client.clone()),
                 topic,
                 payload: Bytes::copy_from_slice(will.payload),
                 qos: super::engine_qos(will.qos),

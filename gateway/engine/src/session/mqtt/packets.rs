@@ -16,6 +16,10 @@ use tidegate_wire::mqtt::{self, Frame, Kind, Packet, Properties, ReasonCode, Sen
 /// the inbox can have had under way. More is not read ahead but an attack on memory.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
+/// The same before its CONNECT is accepted, when little is owed to it: room for what a client may send at once behind its
+/// CONNECT [MQTT-3.1.4-5]. With the bound on such connections, 16 MiB in all.
+const WAITING_BYTES_GREETING: usize = 128 << 10;
+
 /// Answers to control packets have so much room beyond what messages may take of a connection's buffer.
 const CONTROL_RESERVE_BYTES: usize = 16 << 10;
 
@@ -52,7 +56,11 @@ impl Mqtt {
         } else {
             connection.waiting.push_back(bytes);
             let waiting: usize = connection.waiting.iter().map(Bytes::len).sum();
-            if waiting > WAITING_BYTES_MAX + self.shared.limits.packet_bytes {
+            let most = match connection.phase {
+                Phase::Greeting(_) => WAITING_BYTES_GREETING,
+                _ => WAITING_BYTES_MAX + self.shared.limits.packet_bytes,
+            };
+            if waiting > most {
                 let ending = Ending::fault(ReasonCode::QUOTA_EXCEEDED, "it sent on while it was not read");
                 self.end(now, id, &ending);
             }
@@ -239,13 +247,16 @@ impl Shared {
     /// Says whether to read from a connection, if that has changed: not while it has packets waiting, while a
     /// publisher is to hold, or while it does not read its answers.
     pub(super) fn regulate(&mut self, id: ConnId, connection: &mut Connection) {
-        let Phase::Open(link) = &connection.phase else { return };
-        let backlog = connection.outbox.backlog();
-        let most = self.limits.outgoing_bytes / if connection.reading { 2 } else { 4 };
         let reading = connection.waiting.is_empty()
-            && !(self.holding && link.publisher)
-            && !link.leaving
-            && backlog <= most;
+            && match &connection.phase {
+                Phase::Greeting(_) => true,
+                Phase::Open(link) => {
+                    let most = self.limits.outgoing_bytes / if connection.reading { 2 } else { 4 };
+                    let reads = connection.outbox.backlog() <= most;
+                    !(self.holding && link.publisher) && !link.leaving && reads
+                }
+                Phase::Closing => return,
+            };
         if reading != connection.reading {
             connection.reading = reading;
             self.output(crate::event::Output::Reading { conn: id, on: reading });

@@ -6,7 +6,7 @@ use super::inbound::{Ack, Begun, Release};
 use super::outbox::SHARED_FROM_BYTES;
 use super::packets::Exchange;
 use super::{Receipt, Shared, Waiting, record, write};
-use crate::event::Op;
+use crate::event::{Action, Op};
 use crate::message::{Properties, Source};
 use crate::mutant::Mutant;
 use crate::session::{self, Incoming, Request};
@@ -40,6 +40,15 @@ impl Exchange<'_> {
             Ok(topic) => topic,
             Err(reason) => return self.refuse(publish.qos, packet_id, reason),
         };
+        if !self.session.may_publish(&topic) {
+            self.shared.publishes_denied += 1;
+            self.shared.denied(&self.session.device, Action::Publish, topic.as_str());
+            // QoS 0 has no answer, and a connection is not closed for what could have been lost on the way.
+            return match publish.qos {
+                mqtt::Qos::AtMostOnce => Ok(()),
+                qos => self.refuse(qos, packet_id, ReasonCode::NOT_AUTHORIZED),
+            };
+        }
         let properties = match properties(&publish.properties, self.shared.limits.user_properties) {
             Ok(properties) => properties,
             Err(reason) => return self.refuse(publish.qos, packet_id, reason),
@@ -74,7 +83,8 @@ impl Exchange<'_> {
             self.shared.record(self.session);
         }
         let incoming = Incoming {
-            device: self.session.client.clone(),
+            device: self.session.device.clone(),
+            client: Some(self.session.client.clone()),
             topic,
             payload: keep(publish.payload, chunk),
             qos: super::engine_qos(publish.qos),

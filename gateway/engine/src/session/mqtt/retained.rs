@@ -102,6 +102,21 @@ impl Retained {
         Kept::Changed(Op::Put { key: key(&message.topic), value: value.freeze() })
     }
 
+    /// Clears the topics whose message is `unwanted`.
+    pub(super) fn clear(&mut self, unwanted: impl Fn(&Message) -> bool) -> Vec<Op> {
+        let found: Vec<Topic> = self
+            .messages
+            .iter()
+            .filter(|(_, entry)| unwanted(&entry.message))
+            .map(|(topic, _)| topic.clone())
+            .collect();
+        let clear = |topic: &Topic| {
+            self.remove(topic);
+            Op::Remove { key: key(topic) }
+        };
+        found.iter().map(clear).collect()
+    }
+
     fn insert(&mut self, entry: Entry) {
         self.bytes += entry.message.footprint();
         let topic = entry.message.topic.clone();

@@ -8,10 +8,12 @@ use super::subscriptions::Granted;
 use super::timers::Armed;
 use crate::id::{ConnId, DeviceId};
 use crate::session::Incoming;
+use crate::session::acl::Acl;
 use crate::time::{Duration, Instant};
 use crate::topic::{Filter, Topic};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// A will that stands ready (MQTT 5.0, 3.1.2.5).
 #[derive(Debug)]
@@ -45,6 +47,12 @@ pub(super) struct Held {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) client: DeviceId,
+    /// Whose it is: the configured device, else the client itself.
+    pub(super) device: DeviceId,
+    /// What a device may do; `None` is everything.
+    pub(super) acl: Option<Arc<Acl>>,
+    /// Its client showed a certificate when it came last: its device need not be configured.
+    pub(super) certified: bool,
     pub(super) connection: Option<ConnId>,
     /// How long it outlives its connection; zero: not at all, and no record is kept of it.
     pub(super) expiry: Duration,
@@ -70,7 +78,10 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(client: DeviceId, expiry: Duration) -> Self {
         Self {
+            device: client.clone(),
             client,
+            acl: None,
+            certified: false,
             connection: None,
             expiry,
             ends: None,
@@ -102,6 +113,28 @@ impl Session {
     pub(super) fn replay(&mut self, filter: &Filter, granted: Granted) {
         self.replays.retain(|replay| replay.filter != *filter);
         self.replays.push_back(Replay { filter: filter.clone(), granted, after: None });
+    }
+
+    /// Gives it to a device with its rights, or to nobody but the client.
+    pub(super) fn belongs_to(&mut self, owner: Option<(DeviceId, Arc<Acl>)>) {
+        let (device, acl) = owner.unzip();
+        self.device = device.unwrap_or_else(|| self.client.clone());
+        self.acl = acl;
+    }
+
+    /// Whether its device may publish under this topic.
+    pub(super) fn may_publish(&self, topic: &Topic) -> bool {
+        self.acl.as_ref().is_none_or(|acl| acl.may_publish(topic))
+    }
+
+    /// Whether a message of this topic may reach its client: to be asked whenever one is on its way there, for rights change.
+    pub(super) fn may_receive(&self, topic: &Topic) -> bool {
+        self.acl.as_ref().is_none_or(|acl| acl.may_receive(topic))
+    }
+
+    /// Whether a subscription to this filter could ever deliver something.
+    pub(super) fn may_subscribe(&self, filter: &Filter) -> bool {
+        self.acl.as_ref().is_none_or(|acl| acl.may_subscribe(filter))
     }
 
     /// Whether it outlives its connection.

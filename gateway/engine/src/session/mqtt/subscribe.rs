@@ -4,7 +4,7 @@ use super::packets::Exchange;
 use super::session::{Held, Session};
 use super::subscriptions::Granted;
 use super::{Receipt, Shared, Waiting, record, write};
-use crate::event::Op;
+use crate::event::{Action, Op};
 use crate::session::{self, Request};
 use crate::topic::Filter;
 use bytes::Bytes;
@@ -59,6 +59,12 @@ impl Exchange<'_> {
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
         }
         let filter = Filter::new(wish.filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+        let names = Filter::new(plain).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+        if !self.session.may_subscribe(&names) {
+            self.shared.subscriptions_denied += 1;
+            self.shared.denied(&self.session.device, Action::Subscribe, filter.as_str());
+            return Err(ReasonCode::NOT_AUTHORIZED);
+        }
         let before = self.session.subscriptions.get(&filter).copied();
         if before.is_none() && self.session.subscriptions.len() >= limits.subscriptions_per_session {
             return Err(ReasonCode::QUOTA_EXCEEDED);

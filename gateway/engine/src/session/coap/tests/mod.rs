@@ -24,6 +24,7 @@ fn setup(anonymous: Anonymous, limits: Limits) -> Setup {
         seed: 7,
         limits,
         anonymous,
+        devices: Vec::new(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     }

@@ -1,0 +1,147 @@
+//! Who is on a connection: what CONNECT says of it is looked at once, before anything else is done for the client, and again when
+//! the configuration changes. Every refusal has one answer, at one time, whatever was wrong: it tells nothing to who guesses.
+
+use super::connection::{Greeting, Phase};
+use super::ending::Ending;
+use super::greeting::packet_bytes;
+use super::slab::SessionKey;
+use super::timers::Due;
+use super::{Mqtt, quoted};
+use crate::event::{Notice, Output, Password};
+use crate::id::ConnId;
+use crate::message::Message;
+use crate::session::auth::{Claim, Identity, Verdict};
+use crate::time::Instant;
+use bytes::Bytes;
+use tidegate_wire::mqtt::{Connect, ReasonCode};
+
+/// Where a sign-in stands.
+pub(super) enum SignIn {
+    /// It is known who comes.
+    As(Identity),
+    /// Not decided, or refused and not told yet.
+    Waits,
+    /// Nobody can look at it now.
+    Busy,
+}
+
+impl Mqtt {
+    /// Finds out who sent a CONNECT.
+    pub(super) fn sign_in(&mut self, now: Instant, id: ConnId, connect: &Connect<'_>) -> SignIn {
+        let Some(connection) = self.connections.get_mut(&id) else { return SignIn::Waits };
+        match &connection.phase {
+            Phase::Greeting(Greeting::New(_)) => {}
+            Phase::Greeting(Greeting::Known(identity)) => return SignIn::As(identity.clone()),
+            _ => return SignIn::Waits,
+        }
+        let claim = Claim {
+            peer: &connection.peer,
+            client: connect.client_id,
+            username: connect.username,
+            password: connect.password,
+        };
+        match self.auth.claim(now, id, &claim, &self.shared.limits) {
+            Verdict::Granted(identity) => {
+                connection.phase = Phase::Greeting(Greeting::Known(identity.clone()));
+                SignIn::As(identity)
+            }
+            Verdict::Verify(secret) => {
+                let name = quoted(connect.username.unwrap_or_default());
+                let most = packet_bytes(connect);
+                connection.phase = Phase::Greeting(Greeting::Asked { since: now, name, most });
+                let password = Password(Bytes::copy_from_slice(connect.password.unwrap_or_default()));
+                self.shared.output(Output::Verify { conn: id, secret, password });
+                SignIn::Waits
+            }
+            Verdict::Refused(reason) => {
+                let name = quoted(connect.username.unwrap_or(connect.client_id));
+                let due = now.after(self.shared.limits.refusal_delay);
+                self.refuse_at(due, id, name, reason, packet_bytes(connect));
+                SignIn::Waits
+            }
+            Verdict::Busy => SignIn::Busy,
+        }
+    }
+
+    /// A password was verified: goes on with the CONNECT that waits for it.
+    pub(super) fn password_verified(&mut self, now: Instant, id: ConnId, genuine: bool) {
+        let Some(answer) = self.auth.verified(now, id, genuine, &self.shared.limits) else { return };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Phase::Greeting(Greeting::Asked { since, name, most }) = &mut connection.phase else { return };
+        let (since, name, most) = (*since, std::mem::take(name), *most);
+        match answer {
+            Ok(identity) => {
+                connection.phase = Phase::Greeting(Greeting::Known(identity));
+                self.resume(now, id);
+            }
+            Err(reason) => {
+                let due = since.after(self.shared.limits.refusal_delay).max(now);
+                self.refuse_at(due, id, name, reason, most);
+            }
+        }
+    }
+
+    /// Refuses a sign-in; the client hears of it at `due`, in at most `most` bytes.
+    fn refuse_at(&mut self, due: Instant, id: ConnId, name: String, reason: &'static str, most: usize) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.phase = Phase::Greeting(Greeting::Refused { due, most });
+        self.timers.arm(&mut connection.armed, due, Due::Connection(id));
+        self.note_refused(id, name, reason);
+    }
+
+    /// Counts a refused sign-in and tells the operator.
+    pub(super) fn note_refused(&mut self, id: ConnId, name: String, reason: &'static str) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let peer = connection.peer.address;
+        self.shared.sign_ins_refused += 1;
+        self.shared.output(Output::Notice(Notice::SignInRefused { peer, name, reason }));
+    }
+
+    /// After a change of the configuration: who may not be here any more is told so and disconnected, sessions of devices that are
+    /// gone go with them, and the others get the rights that their device has now. Wills of those who had to go stay unsaid.
+    pub(super) fn apply_rights(&mut self, now: Instant) {
+        let mut unwelcome: Vec<(ConnId, SessionKey)> = Vec::new();
+        for (id, connection) in &mut self.connections {
+            match &mut connection.phase {
+                // It is looked at again when its CONNECT goes on.
+                Phase::Greeting(greeting @ Greeting::Known(_)) => *greeting = Greeting::New(None),
+                Phase::Open(link)
+                    if !self.auth.still_allows(&connection.peer, &link.device, &link.identity) =>
+                {
+                    unwelcome.push((*id, link.session));
+                }
+                _ => {}
+            }
+        }
+        for (id, key) in unwelcome {
+            if let Some(session) = self.sessions.get_mut(key) {
+                session.will = None;
+            }
+            let words = "this client may not connect any more, or must show its credentials again";
+            self.end(now, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
+        }
+        let all: Vec<SessionKey> = self.clients.values().copied().collect();
+        for key in all {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let owner = self.auth.owner(session.client.as_str());
+            let owner = owner.or_else(|| {
+                let certified = session.certified.then(|| session.device.clone())?;
+                Some((certified.clone(), self.auth.rights(&certified)))
+            });
+            if session.acl.is_some() && owner.is_none() {
+                session.will = None;
+                self.remove_session(now, key);
+            } else {
+                session.belongs_to(owner);
+            }
+        }
+        // What a device left for later readers goes with its right to say it.
+        let auth = &self.auth;
+        let revoked = |message: &Message| {
+            auth.owner(message.device.as_str()).is_some_and(|(_, acl)| !acl.may_publish(&message.topic))
+        };
+        for op in self.shared.retained.clear(revoked) {
+            self.shared.change(op);
+        }
+    }
+}
