@@ -2,6 +2,7 @@
 //! line and column, stands in `config/`; nothing outside that folder sees it.
 
 mod certificates;
+mod devices;
 mod environment;
 mod file;
 mod limits;
@@ -27,7 +28,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tidegate_engine::event::{Anonymous, Durability};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Durability};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::topic::Filter;
@@ -54,6 +55,8 @@ pub struct Config {
     pub admin_listen: Option<SocketAddr>,
     /// `access.anonymous`.
     pub anonymous: Anonymous,
+    /// `device.ID`, inline and in the files of `gateway.devices`, in the order of their ids.
+    pub devices: Vec<DeviceSetup>,
     /// `upstream.NAME`, in the order of their names.
     pub upstreams: Vec<Upstream>,
     /// `[[route]]`, in the operator's order; without any, one that takes everything to the only upstream.

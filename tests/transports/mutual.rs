@@ -34,15 +34,19 @@ fn only_a_certificate_in_order_lets_a_device_in() {
         devices.revoke(&["revoked"]);
     });
     let folder = gateway.folder();
-    let try_with = |own: Option<&str>| {
+    let try_as = |own: Option<&str>, device: &str| {
         let mut stream = secured(address, folder, BOTH, own)?;
-        let code = greeted(&mut stream, "boiler-3")?;
-        published(&mut stream, "sensors/boiler-3/temperature", 1)?;
+        let code = greeted(&mut stream, device)?;
+        if code == 0 {
+            published(&mut stream, &format!("sensors/{device}/temperature"), 1)?;
+        }
         Ok::<u8, std::io::Error>(code)
     };
-    for good in ["good", "named-by-dns"] {
-        assert_eq!(try_with(Some(good)).unwrap(), 0, "{good}: {}", gateway.log());
+    let try_with = |own| try_as(own, "boiler-3");
+    for (good, device) in [("good", "boiler-3"), ("named-by-dns", "boiler-4")] {
+        assert_eq!(try_as(Some(good), device).unwrap(), 0, "{good}: {}", gateway.log());
     }
+    assert_eq!(try_as(Some("good"), "boiler-4").unwrap(), 2, "another device's client identifier");
     assert!(try_with(None).is_err(), "no certificate");
     for bad in [
         "wrong-authority",

@@ -50,6 +50,7 @@ pub(super) fn show(
         Anonymous::Everywhere => "everybody, without credentials",
     };
     writeln!(out, "  access    {anonymous}")?;
+    writeln!(out, "  devices   {}", devices(config))?;
     for upstream in &config.upstreams {
         writeln!(out, "  upstream  {}", describe(upstream))?;
     }
@@ -57,6 +58,15 @@ pub(super) fn show(
         writeln!(out, "  route     {}", path(route, config))?;
     }
     Ok(Exit::Well)
+}
+
+fn devices(config: &Config) -> String {
+    let passwords = config.devices.iter().filter(|device| device.secret.is_some()).count();
+    let certificates = config.devices.iter().filter(|device| device.certificate.is_some()).count();
+    match config.devices.len() {
+        0 => "none are configured".to_owned(),
+        all => format!("{all} configured, {passwords} with a password, {certificates} with a certificate"),
+    }
 }
 
 fn listeners(addresses: &[SocketAddr]) -> String {

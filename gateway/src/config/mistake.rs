@@ -184,6 +184,8 @@ fn mask(line: &str) -> Vec<char> {
         for (at, _) in lower.match_indices(word) {
             let rest = &line[at + word.len()..];
             // `password_file` names a place and is no secret.
+            // `password_hash` is none either, but what stands there by mistake may be.
+            let rest = rest.strip_prefix("_hash").unwrap_or(rest);
             let value = rest.trim_start_matches(['"', '\'']).trim_start();
             if let Some(value) = value.strip_prefix('=') {
                 let secret = value.trim_start();
@@ -229,6 +231,7 @@ mod tests {
         assert_eq!(masked(r#"urls = ["amqp://me:pw@host"]"#), r#"urls = ["amqp://*****@host"]"#);
         assert_eq!(masked(r#"urls = ["amqp://me:p/w@h@host"]"#), r#"urls = ["amqp://********@host"]"#);
         assert_eq!(masked(r#"password = "hunter2""#), r#"password = "*******""#);
+        assert_eq!(masked(r#"password_hash = "hunter2""#), r#"password_hash = "*******""#);
         assert_eq!(masked(r#"password_file = "cloud.password""#), r#"password_file = "cloud.password""#);
         assert_eq!(masked("a\u{1b}[31m"), "a\u{fffd}[31m");
     }

@@ -48,7 +48,9 @@ pub(super) fn mqtt(root: &Section<'_>, at: Surroundings<'_>) -> Mqtt {
         let tls = tls(section, other, at);
         // When the certificates are wrong that alone shall be reported, and not the address as well.
         let certified = section.at("client_ca").is_some();
-        listeners.iter_mut().for_each(|listener| listener.certified = certified);
+        for listener in &mut listeners {
+            (listener.certified, listener.encrypted) = (certified, true);
+        }
         let addresses = listeners.iter().map(|listener| listener.address).collect();
         Some((listeners, tls.map(|tls| Secure { listen: addresses, tls })))
     };

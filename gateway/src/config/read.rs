@@ -19,11 +19,13 @@ pub(super) struct Report<'a> {
     file: Option<&'a Path>,
     source: &'a str,
     found: RefCell<Vec<(Option<usize>, Mistake)>>,
+    /// What is wrong in other files that this one names.
+    elsewhere: RefCell<Vec<Mistake>>,
 }
 
 impl<'a> Report<'a> {
     pub(super) fn new(file: Option<&'a Path>, source: &'a str) -> Self {
-        Self { file, source, found: RefCell::default() }
+        Self { file, source, found: RefCell::default(), elsewhere: RefCell::default() }
     }
 
     fn add(&self, severity: Severity, span: Option<Span>, what: String, right: String) {
@@ -42,12 +44,17 @@ impl<'a> Report<'a> {
         self.add(Severity::Warning, span, what.into(), right.into());
     }
 
-    /// Everything that was found, in the order of the file.
+    /// Takes over what was found in another file.
+    pub(super) fn append(&self, other: Report<'_>) {
+        self.elsewhere.borrow_mut().extend(other.into_found());
+    }
+
+    /// Everything that was found, in the order of the file; then what was found in others.
     pub(super) fn into_found(self) -> Vec<Mistake> {
         let mut found = self.found.into_inner();
         found.sort_by_key(|(start, _)| *start);
         found.dedup(); // A table that is looked at for two purposes says the same twice.
-        found.into_iter().map(|(_, mistake)| mistake).collect()
+        found.into_iter().map(|(_, mistake)| mistake).chain(self.elsewhere.into_inner()).collect()
     }
 }
 
@@ -88,6 +95,11 @@ impl<'a> Section<'a> {
                     self.report.error(Some(span), what, meanwhile);
                 }
             }
+            None if name == "password" && self.schema.path == "device.*" => self.report.error(
+                Some(span),
+                "a password must not stand in the configuration",
+                "write its hash in `password_hash`; `tidegate device add ID` makes a token and its hash",
+            ),
             None if name == "password" => self.report.error(
                 Some(span),
                 "a password must not stand in the configuration",

@@ -53,14 +53,14 @@ pub(super) const ROOT: Table = Table {
         key("spool"),
         key("upstream"),
         key("route"),
-        later("device", "leave it out; every device may publish under every topic for now"),
+        key("device"),
         key("access"),
         key("limits"),
     ],
 };
 
 pub(super) const GATEWAY: Table =
-    Table { path: "gateway", keys: &[key("id"), key("data_dir"), later("devices", LEAVE_OUT)] };
+    Table { path: "gateway", keys: &[key("id"), key("data_dir"), key("devices")] };
 
 pub(super) const MQTT: Table =
     Table { path: "mqtt", keys: &[key("listen"), key("tls"), key("websocket"), key("proxy_protocol")] };
@@ -90,7 +90,15 @@ pub(super) const ADMIN: Table = Table { path: "admin", keys: &[key("listen"), ke
 pub(super) const SPOOL: Table =
     Table { path: "spool", keys: &[key("max_size"), key("retain"), key("when_full")] };
 
-pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous")] };
+pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous"), key("unencrypted")] };
+
+pub(super) const DEVICE: Table = Table {
+    path: "device.*",
+    keys: &[key("publish"), key("subscribe"), key("password_hash"), key("certificate")],
+};
+
+/// A file that `gateway.devices` names.
+pub(super) const DEVICE_FILE: Table = Table { path: "", keys: &[key("device")] };
 
 pub(super) const UPSTREAM_AMQP: Table = Table {
     path: "upstream.*",
@@ -173,6 +181,7 @@ pub(super) const TABLES: &[&Table] = &[
     &ADMIN,
     &SPOOL,
     &ACCESS,
+    &DEVICE,
     &UPSTREAM_AMQP,
     &UPSTREAM_FILE,
     &EXCHANGE,
@@ -195,6 +204,7 @@ mod tests {
                 for name in ["upstream.file", "upstream.cloud"] {
                     table = table.replace(name, "upstream.*");
                 }
+                table = table.replace("device.boiler-3", "device.*");
             } else if let Some((key, _)) = line.split_once(" = ")
                 && !key.contains(' ')
             {

@@ -7,10 +7,10 @@ use super::mistake::quoted;
 use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{Config, WebSocket, limits, routes, schema, upstreams};
+use super::{Config, WebSocket, devices, limits, routes, schema, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use tidegate_engine::event::Anonymous;
+use tidegate_engine::event::{Anonymous, DeviceSetup};
 use tidegate_engine::id::GatewayId;
 use toml::Spanned;
 use toml::de::DeTable;
@@ -51,7 +51,8 @@ pub(super) fn config(
     let mqtt = mqtt::mqtt(&root, Surroundings { base, environment });
     let (coap_listen, admin_listen) = listeners(&root, &mqtt);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
-    let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref());
+    let devices = devices::devices(&root, base, &limits);
+    let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref(), &devices);
     spool(&root, &mut limits);
 
     let upstreams = upstreams::upstreams(&root, base, &data_dir, environment);
@@ -73,6 +74,7 @@ pub(super) fn config(
         coap_listen: plain(coap_listen),
         admin_listen: admin_listen.map(|listener| listener.address),
         anonymous,
+        devices,
         upstreams: upstreams?,
         routes: routes?,
         limits,
@@ -121,11 +123,13 @@ pub(super) struct Listener {
     pub(super) span: Option<Span>,
     /// Nobody gets in there without a verified certificate.
     pub(super) certified: bool,
+    /// TLS.
+    pub(super) encrypted: bool,
 }
 
 /// The addresses of a table, or the default of one that is there and names none.
 pub(super) fn listen(section: &Section<'_>, key: &'static str, default: Option<&str>) -> Vec<Listener> {
-    let listener = |address, span| Listener { key, address, span, certified: false };
+    let listener = |address, span| Listener { key, address, span, certified: false, encrypted: false };
     match section.list("listen", LISTEN_ADDRESSES, address) {
         Some(written) => written.into_iter().map(|at| listener(*at.get_ref(), Some(at.span()))).collect(),
         None => {
@@ -167,7 +171,10 @@ fn admin(section: &Section<'_>) -> Option<Option<Listener>> {
     let key = "admin.listen";
     if section.at("listen").is_none() {
         return Some(
-            ADMIN_DEFAULT.parse().map(|address| Listener { key, address, span: None, certified: false }).ok(),
+            ADMIN_DEFAULT
+                .parse()
+                .map(|address| Listener { key, address, span: None, certified: false, encrypted: false })
+                .ok(),
         );
     }
     let written = section.get("listen", |value| match value.as_str() {
@@ -175,7 +182,13 @@ fn admin(section: &Section<'_>) -> Option<Option<Listener>> {
         _ => address(value).map(Some),
     })?;
     let span = Some(written.span());
-    Some(written.into_inner().map(|address| Listener { key, address, span, certified: false }))
+    Some(written.into_inner().map(|address| Listener {
+        key,
+        address,
+        span,
+        certified: false,
+        encrypted: false,
+    }))
 }
 
 /// [`admin`] of a document whose other keys do not matter.
@@ -198,30 +211,59 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 }
 
 /// P8: a listener that other hosts can reach needs authentication, or the operator's word.
-fn anonymous(root: &Section<'_>, mqtt: &Mqtt, coap: &[Listener], admin: Option<&Listener>) -> Anonymous {
+fn anonymous(
+    root: &Section<'_>,
+    mqtt: &Mqtt,
+    coap: &[Listener],
+    admin: Option<&Listener>,
+    devices: &[DeviceSetup],
+) -> Anonymous {
     let section = root.section(&schema::ACCESS);
     let written = section.get("anonymous", value::word(ANONYMOUS));
     let anonymous = written.as_ref().map_or(Anonymous::Loopback, |at| *at.get_ref());
     let remote = |listener: &&Listener| !listener.address.ip().to_canonical().is_loopback();
 
+    let unencrypted = section.get_or("unencrypted", Anonymous::Loopback, value::word(&ANONYMOUS[1..]));
+    let passwords = devices.iter().any(|device| device.secret.is_some());
+    let certificates = mqtt.listeners().any(|listener| listener.certified);
+
     if anonymous != Anonymous::Everywhere {
-        for listener in mqtt.listeners().chain(coap).filter(remote).filter(|listener| !listener.certified) {
+        for listener in coap.iter().filter(remote) {
             root.report.error(
                 listener.span.clone(),
                 format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
-                "listen on 127.0.0.1; or ask for certificates there (`client_ca` under [mqtt.tls]); or, on a network that you \
-                 trust, write `anonymous = \"insecure-everywhere\"` under [access] (this version has no passwords for devices yet)",
+                "listen on 127.0.0.1; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` under [access] \
+                 (this version has no credentials for CoAP yet)",
             );
+        }
+        for listener in mqtt.listeners().filter(remote).filter(|listener| !listener.certified) {
+            if !passwords {
+                root.report.error(
+                    listener.span.clone(),
+                    format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
+                    "listen on 127.0.0.1; or give devices passwords (`password_hash` under [device.ID]) or ask for certificates \
+                     there (`client_ca` under [mqtt.tls]); or, on a network that you trust, write \
+                     `anonymous = \"insecure-everywhere\"` under [access]",
+                );
+            } else if !listener.encrypted && unencrypted != Anonymous::Everywhere {
+                root.report.error(
+                    listener.span.clone(),
+                    format!("{} can be reached from other hosts, and passwords go there in the clear", listener.address),
+                    "listen on 127.0.0.1, and for other hosts under [mqtt.tls]; or, on a network that you trust, write \
+                     `unencrypted = \"insecure-everywhere\"` under [access]",
+                );
+            }
         }
     }
     if anonymous == Anonymous::Never
-        && !mqtt.listeners().any(|listener| listener.certified)
+        && !certificates
+        && !passwords
         && let Some(at) = written
     {
         root.report.warning(
             Some(at.span()),
-            "no device can connect: this version has no passwords for devices yet, and no listener asks for certificates",
-            "write \"loopback\" to let in devices and programs on this host",
+            "no device can connect: none has a password, and no listener asks for certificates",
+            "give devices credentials, or write \"loopback\" to let in devices and programs on this host",
         );
     }
 

@@ -163,6 +163,7 @@ fn what_there_is_no_room_for_is_passed_on_and_counted() {
         device: incoming.device.clone(),
         topic: incoming.topic.clone(),
         payload: incoming.payload.clone(),
+        client: None,
         properties: None,
         record: None,
         ..*incoming

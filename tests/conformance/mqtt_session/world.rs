@@ -324,7 +324,7 @@ impl World {
             properties: incoming.properties.clone(),
         };
         let message = Arc::new(message);
-        let count = self.mqtt.deliver(self.now, &message);
+        let count = self.mqtt.deliver(self.now, &message, incoming.client.as_ref());
         let retained = if message.retain { self.mqtt.retain(self.now, &message) } else { None };
         if let Some(op) = retained {
             self.requests += 1;
