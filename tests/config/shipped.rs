@@ -23,6 +23,7 @@ fn uncommented(text: &str) -> String {
 
 fn meant(text: &str, folder: &Path) -> Config {
     std::fs::write(folder.join("cloud.password"), "guest\n").unwrap();
+    std::fs::create_dir_all(folder.join("devices")).unwrap();
     if !folder.join("server.crt").exists() {
         Authority::new(folder, "ca").issue("server", SERVER);
         let devices = Authority::new(folder, "devices");
@@ -56,6 +57,9 @@ fn what_the_shipped_configuration_shows_as_a_default_is_one() {
     assert_eq!(all.mqtt_websocket.listen, ["127.0.0.1:8083".parse().unwrap()]);
     assert_eq!(all.mqtt_websocket.tls.unwrap().listen, ["127.0.0.1:8084".parse().unwrap()]);
     assert_eq!(all.mqtt_proxies.len(), 1);
+    let [device] = &all.devices[..] else { panic!("{:?}", all.devices) };
+    assert_eq!(device.publish[0].as_str(), "sensors/boiler-3/#");
+    assert_eq!(device.subscribe[0].as_str(), "commands/boiler-3/#");
     assert_eq!(all.gateway.as_str(), "site-a");
     assert_eq!(all.data_dir, PathBuf::from("/var/lib/tidegate"));
     let mut routes = all.routes;

@@ -35,13 +35,24 @@ pub struct Hello<'a> {
     pub will: Option<Will<'a>>,
     /// The user name.
     pub username: Option<&'a str>,
+    /// The password.
+    pub password: Option<&'a [u8]>,
 }
 
 impl<'a> Hello<'a> {
     /// A clean session, a minute of keep-alive, and nothing else.
     #[must_use]
     pub fn new(version: Version, id: &'a str) -> Self {
-        Self { version, id, clean: true, keep_alive: 60, properties: Vec::new(), will: None, username: None }
+        Self {
+            version,
+            id,
+            clean: true,
+            keep_alive: 60,
+            properties: Vec::new(),
+            will: None,
+            username: None,
+            password: None,
+        }
     }
 
     /// A session that lasts: an hour in MQTT 5, without clean session before.
@@ -49,6 +60,12 @@ impl<'a> Hello<'a> {
     pub fn lasting(version: Version, id: &'a str) -> Self {
         let properties = if version.is_v5() { vec![Property::SessionExpiry(3_600)] } else { Vec::new() };
         Self { clean: false, properties, ..Self::new(version, id) }
+    }
+
+    /// The same with a user name and a password.
+    #[must_use]
+    pub fn proving(self, username: &'a str, password: &'a str) -> Self {
+        Self { username: Some(username), password: Some(password.as_bytes()), ..self }
     }
 
     /// The same with one more property.
@@ -69,7 +86,7 @@ impl<'a> Hello<'a> {
             client_id: self.id,
             will: self.will,
             username: self.username,
-            password: None,
+            password: self.password,
         };
         encode(self.version, &Packet::Connect(connect))
     }

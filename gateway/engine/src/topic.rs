@@ -162,11 +162,16 @@ impl Filter {
             return false;
         }
         let (mut one, mut two) = (self.levels(), other.levels());
+        // `a/#` names `a` itself, too; `/#` would name the empty topic, which there is not.
+        let mut parent_is_topic = None;
         loop {
             match (one.next(), two.next()) {
-                // `a/#` names `a` itself, too.
+                (Some("#"), None) | (None, Some("#")) => return parent_is_topic.unwrap_or(true),
                 (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
-                (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {}
+                (Some(a), Some(b)) if a == b || a == "+" || b == "+" => {
+                    let named = parent_is_topic.is_some() || !a.is_empty() && !b.is_empty();
+                    parent_is_topic = Some(named);
+                }
                 _ => return false,
             }
         }
@@ -220,9 +225,15 @@ mod tests {
         {
             assert!(overlap(a, b), "{a} {b}");
         }
-        for (a, b) in
-            [("a/+", "a"), ("a/b", "a/c"), ("a/b/#", "a"), ("#", "$SYS/x"), ("+/x", "$SYS/#"), ("+", "a/b")]
-        {
+        for (a, b) in [
+            ("a/+", "a"),
+            ("a/b", "a/c"),
+            ("a/b/#", "a"),
+            ("#", "$SYS/x"),
+            ("+/x", "$SYS/#"),
+            ("+", "/#"),
+            ("+", "a/b"),
+        ] {
             assert!(!overlap(a, b), "{a} {b}");
         }
     }

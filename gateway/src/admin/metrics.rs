@@ -131,7 +131,7 @@ impl View {
         for (name, help, field) in gauges {
             f.gauges(name, help, "protocol", both(), |p| field(p))?;
         }
-        let counters: [(&str, &str, Field); 6] = [
+        let counters: [(&str, &str, Field); 9] = [
             ("received_messages", "Messages received, repetitions included", |p| p.received),
             ("repeated_messages", "Repetitions among the messages received", |p| p.repeated),
             ("acknowledgements", "Acknowledgements sent", |p| p.acknowledged),
@@ -146,6 +146,17 @@ impl View {
                 "Peers refused or closed for breaking the protocol, a bound or an access rule",
                 |p| p.refused,
             ),
+            (
+                "sign_ins_refused",
+                "Clients that could not prove who they are, or asked for another's name",
+                |p| p.sign_ins_refused,
+            ),
+            ("publishes_denied", "Messages and wills that their device may not publish", |p| {
+                p.publishes_denied
+            }),
+            ("subscriptions_denied", "Subscriptions that their device may not have", |p| {
+                p.subscriptions_denied
+            }),
         ];
         for (name, help, field) in counters {
             f.counters(name, help, "protocol", both(), |p| field(p))?;

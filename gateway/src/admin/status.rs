@@ -86,6 +86,12 @@ pub struct Protocol {
     pub dropped: u64,
     /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.
     pub refused: u64,
+    /// Counter: clients that could not prove who they are, or asked for another's name.
+    pub sign_ins_refused: u64,
+    /// Counter: messages and wills that their device may not publish.
+    pub publishes_denied: u64,
+    /// Counter: subscriptions that their device may not have.
+    pub subscriptions_denied: u64,
 }
 
 /// One route.
@@ -207,6 +213,9 @@ impl From<&ProtocolStats> for Protocol {
             delivered: s.delivered,
             dropped: s.dropped,
             refused: s.refused,
+            sign_ins_refused: s.sign_ins_refused,
+            publishes_denied: s.publishes_denied,
+            subscriptions_denied: s.subscriptions_denied,
         }
     }
 }

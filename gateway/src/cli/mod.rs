@@ -2,6 +2,7 @@
 //! Starting the gateway itself is the caller's business; this only hands over the configuration.
 
 mod check;
+mod device;
 mod http;
 mod status;
 
@@ -62,6 +63,9 @@ enum Command {
     Run(RunArgs),
     /// Say everything that is wrong with the configuration, or what it means
     Check,
+    /// Make credentials for devices
+    #[command(subcommand)]
+    Device(device::Device),
     /// Say how the running gateway is: uplinks, rates, what waits
     Status(status::Args),
 }
@@ -117,6 +121,7 @@ pub fn run_with(
             Ok(config) => check::show(&config, file, out, err),
             Err(mistakes) => refuse(&mistakes, err),
         },
+        Command::Device(device) => device::run(&device, out, err),
         Command::Status(args) => status::show(&args, file, out, err),
     };
     match done {

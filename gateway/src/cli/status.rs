@@ -176,6 +176,9 @@ fn traffic(p: &Protocol) -> String {
         (p.dropped, "dropped"),
         (p.not_retained, "not retained"),
         (p.refused, "peers refused"),
+        (p.sign_ins_refused, "sign-ins refused"),
+        (p.publishes_denied, "publishes denied"),
+        (p.subscriptions_denied, "subscriptions denied"),
     ];
     for (count, what) in exceptions {
         if count > 0 {

@@ -5,6 +5,7 @@
 
 mod world;
 
+mod access;
 mod chaos;
 mod connecting;
 mod delivering;
@@ -12,6 +13,7 @@ mod ending;
 mod overload;
 mod publishing;
 mod retaining;
+mod rights;
 mod sessions;
 mod sharing;
 mod subscribing;

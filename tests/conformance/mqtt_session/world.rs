@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) writes: BTreeMap<ConnId, usize>,
     /// Whether the clients read what is sent to them.
     pub(crate) clients_read: bool,
+    /// Slow verifications of passwords that are not answered, and their answers.
+    pub(crate) asked: VecDeque<(ConnId, bool)>,
     streams: BTreeMap<ConnId, Vec<u8>>,
     last_conn: u64,
     last_seq: u64,
@@ -80,6 +82,7 @@ impl World {
             reading: BTreeMap::new(),
             writes: BTreeMap::new(),
             clients_read: true,
+            asked: VecDeque::new(),
             streams: BTreeMap::new(),
             last_conn: 0,
             last_seq: 0,
@@ -112,11 +115,36 @@ impl World {
     }
 
     pub(crate) fn open_from(&mut self, address: &str) -> ConnId {
+        self.open_as(Peer::at(address.parse().unwrap()))
+    }
+
+    pub(crate) fn open_as(&mut self, peer: Peer) -> ConnId {
         self.last_conn += 1;
         let conn = ConnId(self.last_conn);
-        self.mqtt.opened(self.now, conn, Peer::at(address.parse().unwrap()));
+        self.mqtt.opened(self.now, conn, peer);
         self.settle();
         conn
+    }
+
+    /// Connects from an address without looking at the answer.
+    pub(crate) fn greet_from(&mut self, address: &str, hello: &Hello<'_>) -> Client {
+        let client = Client { conn: self.open_from(address), version: hello.version };
+        self.bytes(client.conn, &hello.bytes());
+        client
+    }
+
+    /// The first slow verification is done.
+    pub(crate) fn verified(&mut self) {
+        let (conn, genuine) = self.asked.pop_front().expect("a password to verify");
+        self.mqtt.verified(self.now, conn, genuine);
+        self.settle();
+    }
+
+    /// The configuration changes.
+    pub(crate) fn reload(&mut self, setup: &Setup) {
+        self.setup = setup.clone();
+        self.mqtt.reload(self.now, setup);
+        self.settle();
     }
 
     pub(crate) fn bytes(&mut self, conn: ConnId, bytes: &[u8]) {
@@ -239,6 +267,14 @@ impl World {
                     self.reading.insert(conn, on);
                 }
                 Request::Output(Output::Notice(notice)) => self.notices.push(notice),
+                Request::Output(Output::Verify { conn, secret, password }) => {
+                    let genuine = secret.hash.as_bytes() == &password.0[..];
+                    if secret.slow {
+                        self.asked.push_back((conn, genuine));
+                    } else {
+                        self.mqtt.verified(self.now, conn, genuine);
+                    }
+                }
                 Request::Output(other) => panic!("not a session's business: {other:?}"),
             }
         }
