@@ -35,6 +35,7 @@ pub(crate) fn setup() -> Setup {
         seed: 1,
         limits: Limits::default(),
         anonymous: Anonymous::Loopback,
+        devices: Vec::new(),
         upstreams: vec![UpstreamSetup { name: "up".to_owned(), window: 100 }],
         routes: vec![RouteSetup {
             lane: LANE,
@@ -361,7 +362,8 @@ impl Broker {
                 facts.push_back(Input::Settled { upstream, tag, outcome: Outcome::Confirmed });
             }
             Output::Notice(notice) => self.notices.push(notice),
-            Output::Stopped | Output::SendTo { .. } => {}
+            // No device here has a password.
+            Output::Stopped | Output::SendTo { .. } | Output::Verify { .. } => {}
             Output::Reset { .. } => panic!("the upstream settles at once"),
         }
     }
