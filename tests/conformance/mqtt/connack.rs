@@ -54,6 +54,7 @@ fn a_refusal_says_no_session_and_closes() {
         let setup = Box::new(broker.setup.clone());
         broker.tell(tidegate_engine::event::Input::Reload(setup));
         let client = broker.greet(&Hello::lasting(version, "a"));
+        broker.pass(broker.setup.limits.refusal_delay);
         let frames = broker.frames(client);
         assert_eq!(frames.len(), 1);
         assert_eq!(frames[0][2], 0, "no session present");
@@ -75,6 +76,7 @@ fn refusals(version: Version) -> Vec<(Vec<u8>, bool)> {
         }
         let conn = broker.open_from(address);
         broker.bytes(conn, hello);
+        broker.pass(broker.setup.limits.refusal_delay);
         let client = crate::broker::Client { conn, version };
         let frames = broker.frames(client);
         assert!(broker.is_closed(client));
@@ -271,6 +273,7 @@ fn an_address_is_all_that_an_anonymous_peer_is_judged_by() {
         let conn = broker.open_from(&address.to_string());
         broker.bytes(conn, &Hello::new(Version::V5, "a").bytes());
         let client = crate::broker::Client { conn, version: Version::V5 };
+        broker.pass(broker.setup.limits.refusal_delay);
         let expected = if let_in { "CONNACK" } else { "CONNACK 0x87" };
         assert_eq!(broker.said(client), [expected]);
     }

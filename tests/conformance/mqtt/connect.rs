@@ -381,6 +381,7 @@ fn who_may_not_come_is_told_so_and_not_let_in() {
     for version in BOTH {
         let mut broker = Broker::with(Setup { anonymous: Anonymous::Never, ..setup() });
         let client = broker.greet(&Hello::new(version, "a"));
+        broker.pass(broker.setup.limits.refusal_delay);
         broker.ended(client, &["CONNACK 0x87"]);
         assert_eq!(broker.stats().sessions, 0);
     }
