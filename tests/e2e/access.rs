@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on says so by panicking")]
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
@@ -74,7 +74,12 @@ fn devices_come_in_with_their_credentials_and_a_reload_takes_them_away() {
 
     // No descriptor is free when the configuration is to be read: the old one stays in force, to the letter.
     let pid = Pid::from_raw(gateway.pid().cast_signed()).unwrap();
-    let before = prlimit(Some(pid), Resource::Nofile, Rlimit { current: Some(0), maximum: None }).unwrap();
+    let before = prlimit(
+        Some(pid),
+        Resource::Nofile,
+        Rlimit { current: Some(0), maximum: getrlimit(Resource::Nofile).maximum },
+    )
+    .unwrap();
     gateway.signal(Signal::HUP);
     logged(&gateway, "the configuration was not reloaded", 1);
     prlimit(Some(pid), Resource::Nofile, before).unwrap();
