@@ -73,6 +73,8 @@ paths! {
     coap_separate, 20, "separate CoAP responses";
     coap_busy, 5, "CoAP requests answered 5.03 or 4.29";
     subscribed, 200, "messages delivered to local subscribers";
+    retained_sent, 100, "retained messages sent to a new subscriber";
+    retained_found, 100, "retained messages found at a start";
     calm, 50, "seeds without any fault, held to write nothing";
 }
 

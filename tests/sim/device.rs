@@ -71,6 +71,11 @@ impl Application {
         }
     }
 
+    /// Its messages are to be retained.
+    pub(crate) fn retains(&self) -> bool {
+        self.plan.retains
+    }
+
     fn all_made(&self) -> bool {
         self.made == self.plan.messages
     }

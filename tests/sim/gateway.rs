@@ -189,6 +189,8 @@ impl World {
         for (lane, message) in self.disk.waiting() {
             self.oracle.recovered(lane, message)?;
         }
+        self.oracle.found_records(&recovered.records)?;
+        self.coverage.retained_found += super::retained::count(&recovered.records);
         for letter in self.disk.dead() {
             self.oracle.found_dead(letter.lane, &letter.message);
         }

@@ -15,6 +15,7 @@ mod mqtt_device;
 mod oracle;
 mod payload;
 mod plan;
+mod retained;
 mod show;
 mod storage;
 mod tap;

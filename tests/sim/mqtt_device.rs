@@ -201,7 +201,10 @@ impl MqttDevice {
             && let Some(reading) = application.waiting.pop_front()
         {
             let kept = reading.qos > 0;
-            let message = Message::new(reading.topic.as_str(), &reading.payload, qos(reading.qos));
+            let message = Message {
+                retain: application.retains(),
+                ..Message::new(reading.topic.as_str(), &reading.payload, qos(reading.qos))
+            };
             match self.node.publish(&message, reading.number) {
                 Ok(()) if kept => {
                     self.under_way.insert(reading.number, reading);

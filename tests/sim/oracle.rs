@@ -2,9 +2,11 @@
 //!
 //! - **P1** An acknowledgement that leaves the engine (PUBACK, PUBREC, PUBCOMP, 2.04) names a message that is safe at
 //!   that moment on every lane that takes its topic: the engine was told of its commit or of its confirm, or it is a
-//!   dead letter of which the engine was told. A row found at a start counts as told.
+//!   dead letter of which the engine was told. A row found at a start counts as told. One that its sender wants retained
+//!   stands in its topic's record besides, or a later one of the topic does.
 //! - **P2** In the end every acknowledged message is, on every such lane, with the consumer or among the dead letters
-//!   (or was on damage that was reported), its payload and topic unchanged.
+//!   (or was on damage that was reported), its payload and topic unchanged. At every start its topic's record has it, if
+//!   it was to be retained, or a later one.
 //! - **P3** Ids ascend as the messages came in. A lane hands the messages of a device over for the first time in that
 //!   order, and none while an earlier one is refused and not through. At the consumer, a message's first arrival after a
 //!   later one's is excused only when the later one's arriving copy was handed over before the engine knew of a refusal
@@ -17,10 +19,12 @@
 //!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say.
 
 use super::payload::{self, Key};
+use super::retained::Retained;
 use super::upstream::Handed;
+use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tidegate_engine::event::{Batch, Op, Outcome, Publication, Setup};
+use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, Setup};
 use tidegate_engine::id::{LaneId, MessageId, Tag, UpstreamId};
 use tidegate_engine::message::Message;
 use tidegate_engine::topic::Topic;
@@ -119,6 +123,7 @@ pub(crate) struct Oracle {
     records: Vec<Vec<Record>>,
     /// For each device the numbers as they were received, in order.
     received: Vec<Vec<u32>>,
+    retained: Retained,
     ids: BTreeMap<MessageId, Key>,
     copies: BTreeMap<(LaneId, u16, MessageId), Copy>,
     orders: BTreeMap<(LaneId, u16), Order>,
@@ -162,6 +167,7 @@ impl Oracle {
             setup,
             records: (0..devices).map(|_| Vec::new()).collect(),
             received: (0..devices).map(|_| Vec::new()).collect(),
+            retained: Retained::default(),
             ids: BTreeMap::new(),
             copies: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -231,6 +237,16 @@ impl Oracle {
         Ok(())
     }
 
+    /// The engine gets a message that is to be retained.
+    pub(crate) fn retains(&mut self, key: Key, topic: &str) {
+        self.retained.received(key, topic);
+    }
+
+    /// The gateway starts with these records: P2 of what is retained.
+    pub(crate) fn found_records(&mut self, records: &[(RecordKey, Bytes)]) -> Held {
+        self.retained.found(records)
+    }
+
     /// An acknowledgement of a message leaves the engine: P1.
     pub(crate) fn acknowledged(&mut self, key: Key, how: &str) -> Held {
         let copies = &self.copies;
@@ -240,6 +256,7 @@ impl Oracle {
             broken!("P1: {how} for {key}, which was never made");
         };
         record.acked = true;
+        self.retained.acknowledged(key, &record.topic, how)?;
         let safe_on = |lane: &LaneId| {
             record.ids.iter().any(|id| copies.get(&(*lane, key.device, *id)).is_some_and(|copy| copy.safe))
         };
@@ -284,7 +301,7 @@ impl Oracle {
         // A message and its record are not parted, and what waits to be forgotten rides along: what has been delivered
         // from the lanes' memory since the last commit, and what is let wait beyond that.
         let lanes = limits.lane_memory_messages * self.setup.routes.len();
-        let most = limits.commit_ops + 2 + 2 * limits.forgets_waiting + lanes;
+        let most = limits.commit_ops + 3 + 2 * limits.forgets_waiting + lanes;
         if batch.ops.len() > most {
             broken!("bounds: a commit of {} changes, at most {most}", batch.ops.len());
         }
@@ -319,6 +336,9 @@ impl Oracle {
             return;
         }
         for op in &batch.ops {
+            if let Op::Put { key, value } = op {
+                self.retained.durable(key, value);
+            }
             let (Op::Insert { lane, message } | Op::Bury { lane, message, .. }) = op else { continue };
             let Some(device) = device_index(message) else { continue };
             let copy = self.copies.entry((*lane, device, message.id)).or_default();

@@ -48,6 +48,8 @@ pub(crate) struct DevicePlan {
     pub(crate) interval: Range<u64>,
     /// The sizes of their payloads, in bytes.
     pub(crate) payload: Range<usize>,
+    /// It wants its messages retained (MQTT only).
+    pub(crate) retains: bool,
 }
 
 /// How a device speaks.
@@ -268,6 +270,8 @@ fn device(rng: &mut Rng, calm: bool) -> DevicePlan {
         begins: if calm { 500 * MS } else { 0 },
         interval: 0..rng.u64(MS..most),
         payload: if rng.u8(..4) == 0 { 16..900 } else { 16..100 },
+        // By numbers of its own: the kept seeds stay what they are. A retained message always writes.
+        retains: !calm && rng.clone().u8(..5) == 0,
     }
 }
 

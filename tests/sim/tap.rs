@@ -17,6 +17,7 @@ pub(crate) enum Packet {
         pid: u16,
         qos: u8,
         dup: bool,
+        retain: bool,
         topic: String,
         key: Option<Key>,
     },
@@ -112,7 +113,14 @@ fn read(first: u8, body: &[u8], five: bool) -> Option<Packet> {
                 let (length, head) = variable(rest)?;
                 rest = rest.get(head + length..)?;
             }
-            Packet::Publish { pid, qos, dup: first & 8 != 0, topic, key: payload::read(rest) }
+            Packet::Publish {
+                pid,
+                qos,
+                dup: first & 8 != 0,
+                retain: first & 1 != 0,
+                topic,
+                key: payload::read(rest),
+            }
         }
         4 => Packet::Puback { pid: two(body)?, code: code() },
         5 => Packet::Pubrec { pid: two(body)?, code: code() },

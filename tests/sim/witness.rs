@@ -20,7 +20,7 @@ impl World {
         connection.up.feed(bytes);
         while let Some(packet) = connection.up.next() {
             match packet {
-                Packet::Publish { pid, qos, dup, topic, key: Some(key) } => {
+                Packet::Publish { pid, qos, dup, retain, topic, key: Some(key) } => {
                     self.coverage.mqtt_repeats += u64::from(dup);
                     if qos > 0 {
                         connection.carried.insert(pid, key);
@@ -36,6 +36,9 @@ impl World {
                         }
                     }
                     self.oracle.received(key, &topic, None)?;
+                    if retain {
+                        self.oracle.retains(key, &topic);
+                    }
                 }
                 Packet::Publish { .. } | Packet::Broken => {
                     return Err(Violation(format!("a device sent what nobody can read: {packet:?}")));
@@ -87,6 +90,7 @@ impl World {
                         "the gateway says {packet:?} to d{device}, which did nothing wrong"
                     )));
                 }
+                Packet::Publish { retain: true, .. } => coverage.retained_sent += 1,
                 Packet::Publish { key: None, .. } => {
                     return Err(Violation(format!("d{device} is told what nobody sent: {packet:?}")));
                 }

@@ -67,6 +67,8 @@ pub struct Limits {
     pub guess_wait_known_max: Duration,
     /// Addresses, and devices, of which failures are remembered; beyond it those with the fewest and oldest are forgotten.
     pub guessers: usize,
+    /// How often `$SYS` topics are published while somebody subscribes; zero: never (`mqtt.sys_interval`).
+    pub sys_interval: Duration,
     /// The largest CoAP message.
     pub coap_message_bytes: usize,
     /// CoAP peers remembered for deduplication, and the exchanges kept for each.
@@ -137,6 +139,7 @@ impl Default for Limits {
             guess_wait_max: Duration::from_secs(300),
             guess_wait_known_max: Duration::from_secs(10),
             guessers: 4_096,
+            sys_interval: Duration::from_secs(10),
             coap_message_bytes: 1_280,
             coap_peers: 4_096,
             coap_exchanges_per_peer: 32,

@@ -7,6 +7,7 @@ use super::read::Section;
 use super::value::{self, Wrong, wrong};
 use super::written::{Listener, listen};
 use super::{Secure, schema};
+use std::time::Duration;
 use toml::de::DeValue;
 
 const PLAIN_DEFAULT: &str = "127.0.0.1:1883";
@@ -15,6 +16,9 @@ const WEBSOCKET_DEFAULT: &str = "127.0.0.1:8083";
 const SECURE_WEBSOCKET_DEFAULT: &str = "127.0.0.1:8084";
 /// Load balancers, and web pages, that one gateway knows: more are a slip of the pen.
 const NAMED: usize = 64;
+
+/// Mosquitto's own upper end.
+const SYS_INTERVAL_MOST: Duration = Duration::from_secs(65_535);
 
 /// What the tables say.
 pub(super) struct Mqtt {
@@ -25,6 +29,8 @@ pub(super) struct Mqtt {
     pub(super) secure_websocket: Option<(Vec<Listener>, Secure)>,
     pub(super) origins: Vec<String>,
     pub(super) proxies: Vec<Network>,
+    /// How often `$SYS` is published.
+    pub(super) sys_interval: Option<Duration>,
 }
 
 impl Mqtt {
@@ -75,6 +81,9 @@ pub(super) fn mqtt(root: &Section<'_>, at: Surroundings<'_>) -> Mqtt {
             (None, _) => Vec::new(),
         },
         origins: plain(websocket.list("origins", NAMED, origin)),
+        sys_interval: section
+            .get("sys_interval", value::duration(Duration::ZERO..=SYS_INTERVAL_MOST))
+            .map(toml::Spanned::into_inner),
         proxies: plain(section.list("proxy_protocol", NAMED, network)),
     }
 }

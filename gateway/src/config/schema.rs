@@ -62,8 +62,10 @@ pub(super) const ROOT: Table = Table {
 pub(super) const GATEWAY: Table =
     Table { path: "gateway", keys: &[key("id"), key("data_dir"), key("devices")] };
 
-pub(super) const MQTT: Table =
-    Table { path: "mqtt", keys: &[key("listen"), key("tls"), key("websocket"), key("proxy_protocol")] };
+pub(super) const MQTT: Table = Table {
+    path: "mqtt",
+    keys: &[key("listen"), key("sys_interval"), key("tls"), key("websocket"), key("proxy_protocol")],
+};
 
 const TLS_KEYS: &[Key] =
     &[key("listen"), key("certificate"), key("key"), key("client_ca"), key("client_crl")];

@@ -51,6 +51,7 @@ pub(super) fn config(
     let mqtt = mqtt::mqtt(&root, Surroundings { base, environment });
     let (coap_listen, admin_listen) = listeners(&root, &mqtt);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
+    limits.sys_interval = mqtt.sys_interval.unwrap_or(limits.sys_interval);
     let devices = devices::devices(&root, base, &limits);
     let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref(), &devices);
     spool(&root, &mut limits);

@@ -6,6 +6,7 @@
 mod world;
 
 mod access;
+mod aliases;
 mod chaos;
 mod connecting;
 mod delivering;
@@ -17,3 +18,4 @@ mod rights;
 mod sessions;
 mod sharing;
 mod subscribing;
+mod system;

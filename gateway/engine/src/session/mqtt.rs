@@ -23,6 +23,7 @@ mod signing_in;
 mod slab;
 mod subscribe;
 mod subscriptions;
+mod sys;
 mod timers;
 mod write;
 
@@ -46,6 +47,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use subscriptions::{Found, Tree};
+use sys::Sys;
 use tidegate_wire::mqtt::{self, Kind, ReasonCode};
 use timers::{Due, Timers};
 
@@ -107,6 +109,13 @@ struct Shared {
     dirty: VecDeque<ConnId>,
     retained: Retained,
     not_retained: u64,
+    sys: Sys,
+    packets_received: u64,
+    packets_sent: u64,
+    bytes_received: u64,
+    bytes_sent: u64,
+    payload_received: u64,
+    payload_sent: u64,
     received: u64,
     repeated: u64,
     acknowledged: u64,
@@ -169,6 +178,13 @@ impl Mqtt {
                 dirty: VecDeque::new(),
                 retained: Retained::default(),
                 not_retained: 0,
+                sys: Sys::new(setup.gateway.as_str(), now.instant),
+                packets_received: 0,
+                packets_sent: 0,
+                bytes_received: 0,
+                bytes_sent: 0,
+                payload_received: 0,
+                payload_sent: 0,
                 received: 0,
                 repeated: 0,
                 acknowledged: 0,
@@ -196,6 +212,7 @@ impl Mqtt {
         for (key, value) in records.iter().filter(|(key, _)| key.kind == RecordKind::Retained) {
             mqtt.restore_retained(now, key, value);
         }
+        mqtt.refresh_sys(now.instant);
         mqtt
     }
 
@@ -282,6 +299,7 @@ impl Mqtt {
 
     /// Bytes came in.
     pub fn received(&mut self, now: Now, conn: ConnId, bytes: Bytes) {
+        self.shared.bytes_received += bytes.len() as u64;
         self.take_in(now.instant, conn, bytes);
     }
 
@@ -411,12 +429,14 @@ impl Mqtt {
         while let Some(op) = self.shared.retained.expired(now.instant) {
             self.shared.change(op);
         }
+        self.sys_due(now.instant);
     }
 
     /// When [`Mqtt::tick`] is due next.
     #[must_use]
     pub fn timeout(&self) -> Option<Instant> {
-        [self.timers.next(), self.shared.retained.timeout()].into_iter().flatten().min()
+        let others = [self.shared.retained.timeout(), self.shared.sys.timeout()];
+        others.into_iter().chain([self.timers.next()]).flatten().min()
     }
 
     /// Ends: nothing more is read, and every connection is closed once what it still waits for has been acknowledged.
@@ -456,6 +476,7 @@ impl Mqtt {
     /// The next request to the rest of the engine. What goes to the connections comes when nothing else is left,
     /// one write a connection: call it until `None`.
     pub fn poll(&mut self) -> Option<Request> {
+        self.greet_watchers();
         loop {
             if let Some(request) = self.shared.requests.pop_front() {
                 return Some(request);
@@ -463,7 +484,9 @@ impl Mqtt {
             let id = self.shared.dirty.pop_front()?;
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             connection.dirty = false;
+            self.shared.packets_sent += u64::from(connection.outbox.take_packets());
             for bytes in connection.outbox.take() {
+                self.shared.bytes_sent += bytes.len() as u64;
                 self.shared.requests.push_back(Request::Output(Output::Send { conn: id, bytes }));
             }
             self.shared.regulate(id, connection);

@@ -5,7 +5,7 @@ use super::outbound::{Acked, Next, Outbound, Parcel};
 use super::packets::Exchange;
 use super::slab::SessionKey;
 use super::subscriptions::{Granted, GroupKey, Match};
-use super::{Mqtt, Shared, write};
+use super::{Mqtt, Shared, sys, write};
 use crate::id::DeviceId;
 use crate::message::{Message, Qos};
 use crate::time::Instant;
@@ -225,6 +225,7 @@ impl Exchange<'_> {
         let told = &mut self.connection.told;
         if fits && write::publish(&mut self.connection.outbox, version, &copy, most, told).is_ok() {
             self.shared.delivered += 1;
+            self.shared.payload_sent += message.payload.len() as u64;
             self.shared.stir(self.id, self.connection);
             return true;
         }
@@ -236,6 +237,9 @@ impl Exchange<'_> {
     pub(super) fn pump(&mut self) {
         if !self.session.replays.is_empty() {
             self.replay();
+            if self.session.replays.is_empty() {
+                self.session.replays.take();
+            }
         }
         let (version, most) = (self.version(), self.packet_bytes());
         let acl = self.session.acl.clone();
@@ -245,6 +249,10 @@ impl Exchange<'_> {
                 break;
             }
             let outbox = &mut self.connection.outbox;
+            // A session that never had anything to send costs nothing.
+            if self.session.outbound.len() == 0 {
+                break;
+            }
             let sent = match self.session.outbound.next() {
                 None => break,
                 Some(Next::Release { packet_id }) => {
@@ -269,6 +277,7 @@ impl Exchange<'_> {
                     let sent =
                         allowed && !expired && write::publish(outbox, version, &copy, most, told).is_ok();
                     self.shared.delivered += u64::from(sent && !dup);
+                    self.shared.payload_sent += if sent { parcel.message.payload.len() as u64 } else { 0 };
                     self.shared.dropped += u64::from(!sent);
                     sent
                 }
@@ -295,7 +304,16 @@ impl Exchange<'_> {
             {
                 break;
             }
-            let Some(entry) = self.shared.retained.next(&replay.filter, replay.after.as_ref()) else {
+            let next = if !sys::concerns(&replay.filter) {
+                self.shared.retained.next(&replay.filter, replay.after.as_ref())
+            } else if limits.sys_interval.is_zero() {
+                None
+            } else if self.shared.sys.is_fresh(self.now, self.id) {
+                self.shared.sys.next_value(&replay.filter, replay.after.as_ref())
+            } else {
+                break;
+            };
+            let Some(entry) = next else {
                 self.session.replays.pop_front();
                 continue;
             };

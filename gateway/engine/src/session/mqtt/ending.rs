@@ -97,7 +97,9 @@ impl Mqtt {
                     .output(Output::Notice(Notice::Refused { peer, reason: ending.words.to_string() }));
             }
         }
+        self.shared.packets_sent += u64::from(connection.outbox.take_packets());
         for bytes in connection.outbox.take() {
+            self.shared.bytes_sent += bytes.len() as u64;
             self.shared.requests.push_back(Request::Output(Output::Send { conn: id, bytes }));
         }
         self.shared.output(Output::Close { conn: id });
@@ -158,7 +160,9 @@ impl Mqtt {
         for filter in session.subscriptions.keys() {
             self.tree.remove(filter, key);
         }
-        self.pass_on(now, &mut session.outbound);
+        if let Some(outbound) = session.outbound.touched() {
+            self.pass_on(now, outbound);
+        }
         let session_key = session.recorded.then(|| record::session_key(&session.client));
         let packet_keys = session.inbound.recorded().map(|id| record::packet_key(&session.client, id));
         // The session's own record last: a crash in between must not leave packet ids without a session.

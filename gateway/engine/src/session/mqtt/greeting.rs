@@ -229,6 +229,7 @@ impl Mqtt {
         }
         let aliases = connect.properties.topic_alias_maximum().unwrap_or(0);
         connection.told = Aliases::new(aliases.min(self.shared.limits.topic_alias_maximum));
+        self.shared.packets_received += 1;
         connection.phase = Phase::Open(Link {
             session: key,
             device: client.clone(),
@@ -244,6 +245,7 @@ impl Mqtt {
         // That it fits was seen before.
         let _ = write::packet(&mut connection.outbox, connect.version, &connack, usize::MAX);
         self.shared.stir(id, connection);
+        self.count_clients();
         let protocol = connect.version.name();
         let signed_in = Notice::SignedIn { device, client: client.clone(), peer, proof };
         self.shared.output(Output::Notice(signed_in));

@@ -19,6 +19,8 @@ struct Gathered {
     finished: usize,
     /// Bytes given to the shell that have not left it.
     unsent: usize,
+    /// Packets written and not counted yet.
+    packets: u32,
 }
 
 impl Outbox {
@@ -46,6 +48,17 @@ impl Outbox {
     /// Bytes that the peer has not taken.
     pub(super) fn backlog(&self) -> usize {
         self.0.as_ref().map_or(0, |gathered| gathered.finished + gathered.tail.len() + gathered.unsent)
+    }
+
+    /// Notes that a packet was written.
+    pub(super) fn count_packet(&mut self) {
+        let gathered = self.gathered();
+        gathered.packets = gathered.packets.saturating_add(1);
+    }
+
+    /// Packets written since the last time.
+    pub(super) fn take_packets(&mut self) -> u32 {
+        self.0.as_mut().map_or(0, |gathered| std::mem::take(&mut gathered.packets))
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -278,6 +278,7 @@ impl Exchange<'_> {
             *at += packet.len();
             let body = packet.get(frame.header_bytes..).unwrap_or_default();
             let packet = mqtt::decode_body(version, frame.first, body).map_err(Ending::unreadable)?;
+            self.shared.packets_received += 1;
             self.handle(&packet, chunk)?;
         }
         Ok(Pause::No)

@@ -22,6 +22,7 @@ const UNRELEASED_MAX: usize = 4_096;
 impl Exchange<'_> {
     pub(super) fn publish(&mut self, publish: &Publish<'_>, chunk: &Bytes) -> Result<(), Ending> {
         self.shared.received += 1;
+        self.shared.payload_received += publish.payload.len() as u64;
         if let Some(link) = self.connection.link_mut() {
             link.publisher = true;
         }

@@ -117,6 +117,17 @@ impl Retained {
         found.iter().map(clear).collect()
     }
 
+    /// Puts one in the place of what its topic had.
+    pub(super) fn put(&mut self, entry: Entry) {
+        self.remove(&entry.message.topic);
+        self.insert(entry);
+    }
+
+    /// A topic's.
+    pub(super) fn get(&self, topic: &Topic) -> Option<&Entry> {
+        self.messages.get(topic)
+    }
+
     fn insert(&mut self, entry: Entry) {
         self.bytes += entry.message.footprint();
         let topic = entry.message.topic.clone();
@@ -174,6 +185,7 @@ impl Retained {
     }
 
     /// The memory that they take, in bytes.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }

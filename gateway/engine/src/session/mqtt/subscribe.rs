@@ -3,7 +3,7 @@
 use super::packets::Exchange;
 use super::session::{Held, Session};
 use super::subscriptions::Granted;
-use super::{Receipt, Shared, Waiting, record, write};
+use super::{Receipt, Shared, Waiting, record, sys, write};
 use crate::event::{Action, Op};
 use crate::session::{self, Request};
 use crate::topic::Filter;
@@ -82,7 +82,7 @@ impl Exchange<'_> {
             RetainHandling::DoNotSend => false,
         };
         // A shared subscription gets none (MQTT 5.0, 4.8.2).
-        if replay && group.is_none() && limits.retained_messages > 0 {
+        if replay && group.is_none() && (self.shared.has_retained() || sys::concerns(&filter)) {
             self.session.replay(&filter, granted);
         }
         if before == Some(granted) {
@@ -138,7 +138,7 @@ impl Exchange<'_> {
             // An answer that the client's Maximum Packet Size does not allow is left out [MQTT-3.1.2-24].
             let most = self.packet_bytes();
             let _ = write::packet(&mut self.connection.outbox, version, packet, most);
-            self.pump();
+            self.start_replays();
             return;
         }
         let length = mqtt::encoded_len(version, packet).unwrap_or(0);
@@ -153,11 +153,24 @@ impl Exchange<'_> {
         while let Some(held) = self.session.held.pop_front_if(|held| held.serial <= serial) {
             self.connection.outbox.tail().extend_from_slice(&held.packet);
         }
-        self.pump();
+        self.shared.stir(self.id, self.connection);
+        self.start_replays();
+    }
+
+    /// Behind the SUBACK: what is retained for new subscriptions.
+    fn start_replays(&mut self) {
+        if !self.session.replays.is_empty() {
+            self.pump();
+        }
     }
 }
 
 impl Shared {
+    /// Whether any subscription could find a retained message.
+    fn has_retained(&self) -> bool {
+        self.limits.retained_messages > 0 && self.retained.len() > 0
+    }
+
     /// Orders a session's record, for nobody who waits.
     pub(super) fn record(&mut self, session: &mut Session) {
         session.recorded = true;

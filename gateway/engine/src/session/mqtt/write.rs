@@ -27,7 +27,10 @@ pub(super) fn packet(
     let before = tail.len();
     tail.resize(before + length, 0);
     match tail.get_mut(before..).map(|room| mqtt::encode(version, packet, room)) {
-        Some(Ok(_)) => Ok(()),
+        Some(Ok(_)) => {
+            out.count_packet();
+            Ok(())
+        }
         _ => {
             tail.truncate(before);
             Err(Unsayable)
@@ -84,6 +87,7 @@ pub(super) fn ack_explained(
     let Some(packet_id) = mqtt::PacketId::new(packet_id) else { return };
     if reason == ReasonCode::SUCCESS || !version.is_v5() {
         out.tail().extend_from_slice(&mqtt::short_ack(kind, packet_id));
+        out.count_packet();
         return;
     }
     let whole = |properties| {
@@ -188,6 +192,7 @@ fn publish_as(
     match tail.get_mut(before..).map(|room| mqtt::encode_publish_header(version, &publish, room)) {
         Some(Ok(_)) => {
             out.share(message.payload.clone());
+            out.count_packet();
             Ok(())
         }
         _ => {
