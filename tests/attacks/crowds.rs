@@ -199,7 +199,7 @@ async fn fight(address: SocketAddr, number: usize) -> Vec<String> {
 #[test]
 fn an_overload_is_served_within_bounds_and_what_is_acknowledged_is_there() {
     let gateway = withstands("", |address| async move {
-        let plan = Plan { address, devices: 60, messages_each: 5_000, window: 32, payload_bytes: 128 };
+        let plan = Plan { address, devices: 60, messages_each: 15_000, window: 32, payload_bytes: 128 };
         let fleet = Fleet::start(plan.clone());
         fleet.allow(plan.messages());
         let all = wait_for(4 * SOON, || (fleet.acknowledged() == plan.messages()).then_some(()));

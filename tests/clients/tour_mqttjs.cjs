@@ -32,7 +32,8 @@ class Member {
       keepalive: 30,
       reconnectPeriod: 0,
       ca: ca && fs.readFileSync(ca),
-      properties: V5 && !clean ? { sessionExpiryInterval: 300 } : undefined,
+      // Whoever takes topic aliases may get them: the library puts the topics back.
+      properties: V5 ? { topicAliasMaximum: 8, ...(clean ? {} : { sessionExpiryInterval: 300 }) } : undefined,
     });
     // Before CONNACK is handled: what waits for a session comes right behind it.
     member.client.on("message", (topic, payload, packet) => {
