@@ -20,7 +20,7 @@ const AWAY = [1, 1, 1, 2, 2, 2];
 /** A connection whose messages are kept until somebody takes them. */
 class Member {
   static async connect(role, options = {}) {
-    const { clean = true, will } = options;
+    const { clean = true, aliases = 0, will } = options;
     const member = new Member();
     member.waiting = [];
     member.kept = [];
@@ -32,13 +32,14 @@ class Member {
       keepalive: 30,
       reconnectPeriod: 0,
       ca: ca && fs.readFileSync(ca),
-      // Whoever takes topic aliases may get them: the library puts the topics back.
-      properties: V5 ? { topicAliasMaximum: 8, ...(clean ? {} : { sessionExpiryInterval: 300 }) } : undefined,
+      properties: V5 ? { topicAliasMaximum: aliases, sessionExpiryInterval: clean ? 0 : 300 } : undefined,
     });
     // Before CONNACK is handled: what waits for a session comes right behind it.
     member.client.on("message", (topic, payload, packet) => {
+      // The packet is as it came: the library puts topics back beside it, where it got an alias.
+      const got = { ...packet, topic };
       const taker = member.waiting.shift();
-      taker ? taker(packet) : member.kept.push(packet);
+      taker ? taker(got) : member.kept.push(got);
     });
     [member.connack] = await once(member.client, "connect", { signal: AbortSignal.timeout(WITHIN_MS) });
     // A connection that is cut on purpose ends with an error or without one.
@@ -195,12 +196,15 @@ async function properties() {
 
 async function topicAlias() {
   const topic = `tour/${name}/alias`;
-  const [publisher, subscriber] = [await Member.connect("short"), await Member.connect("long")];
-  await subscriber.subscribe(topic, 1);
-  await publisher.publish(topic, "whole", 1, { properties: { topicAlias: 1 } });
-  await publisher.publish("", "alias", 1, { properties: { topicAlias: 1 } });
-  await subscriber.take(topic, "whole", 1);
-  await subscriber.take(topic, "alias", 1);
+  // The subscriber takes aliases too.
+  const [publisher, subscriber] = [await Member.connect("short"), await Member.connect("long", { aliases: 8 })];
+  await subscriber.subscribe(topic, 2);
+  for (const qos of [1, 2]) {
+    await publisher.publish(topic, "whole", qos, { properties: { topicAlias: 1 } });
+    await publisher.publish("", "alias", qos, { properties: { topicAlias: 1 } });
+    await subscriber.take(topic, "whole", qos);
+    await subscriber.take(topic, "alias", qos);
+  }
   await publisher.leave();
   await subscriber.leave();
 }

@@ -271,3 +271,21 @@ fn topic_aliases_to_a_client_stay_within_its_maximum_and_mean_what_they_say() {
         }
     }
 }
+
+/// MQTT.js keeps a message of QoS 2 as it came until PUBREL, and then looks for its topic.
+#[test]
+fn a_message_of_qos_2_names_its_topic_to_a_client_that_takes_aliases() {
+    let mut broker = Broker::new();
+    let publisher = broker.client(Version::V5, "p");
+    let client =
+        broker.connect(&Hello::lasting(Version::V5, "a").with(Property::TopicAliasMaximum(8)), false);
+    broker.subscribed(client, "#", Qos::ExactlyOnce);
+    for id in [1, 2] {
+        broker.publish(publisher, message("a/rather/long/topic", Qos::ExactlyOnce, id));
+        let frames = broker.frames(client);
+        let Packet::Publish(publish) = mqtt::decode(Version::V5, &frames[0]).unwrap() else {
+            panic!("a message");
+        };
+        assert_eq!((publish.topic, publish.properties.topic_alias()), ("a/rather/long/topic", None));
+    }
+}

@@ -129,6 +129,7 @@ pub(super) struct Copy<'a> {
 }
 
 /// Writes a PUBLISH of at most `most` bytes, by an alias where the client takes one; a large payload is shared, not copied.
+/// Topics of QoS 2 are said in full: MQTT.js (5.16) keeps such a packet as it came and looks at its topic at PUBREL.
 pub(super) fn publish(
     out: &mut Outbox,
     version: Version,
@@ -136,7 +137,8 @@ pub(super) fn publish(
     most: usize,
     aliases: &mut Option<Box<Aliases>>,
 ) -> Result<(), Unsayable> {
-    let Some(aliases) = aliases else { return publish_as(out, version, copy, most, Alias::None) };
+    let taken = aliases.as_mut().filter(|_| copy.qos != Qos::ExactlyOnce);
+    let Some(aliases) = taken else { return publish_as(out, version, copy, most, Alias::None) };
     let topic = &copy.message.topic;
     let alias = aliases.of(topic);
     let written = publish_as(out, version, copy, most, alias);
