@@ -13,6 +13,7 @@ use crate::time::{Duration, Instant};
 use crate::topic::Topic;
 use bytes::Bytes;
 use std::collections::VecDeque;
+use std::num::NonZeroU32;
 use tidegate_wire::mqtt::{ReasonCode, Version};
 
 /// Where a connection stands in its life.
@@ -52,7 +53,7 @@ pub(super) struct Link {
     pub(super) device: DeviceId,
     pub(super) identity: Identity,
     /// One and a half times the keep-alive [MQTT-3.1.2-22]; `None` when it is off.
-    pub(super) silence: Option<Duration>,
+    pub(super) silence_ms: Option<NonZeroU32>,
     /// The client's Maximum Packet Size.
     pub(super) packet_bytes: usize,
     /// The client wants to be told why something is refused (Request Problem Information).
@@ -61,6 +62,13 @@ pub(super) struct Link {
     pub(super) publisher: bool,
     /// Closed as soon as what it still waits for has been acknowledged.
     pub(super) leaving: bool,
+}
+
+impl Link {
+    /// How long the client may say nothing.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        self.silence_ms.map(|ms| Duration::from_millis(ms.get().into()))
+    }
 }
 
 /// A connection.

@@ -213,7 +213,7 @@ impl Mqtt {
                 (due, Ending::fault(ReasonCode::MAXIMUM_CONNECT_TIME, words))
             }
             Phase::Open(link) => {
-                let silence = link.silence.map(|silence| connection.heard.after(silence));
+                let silence = link.silence().map(|silence| connection.heard.after(silence));
                 let packet =
                     (!connection.input.is_empty()).then(|| connection.input_since.after(PACKET_PATIENCE));
                 let never = now.after(PACKET_PATIENCE);

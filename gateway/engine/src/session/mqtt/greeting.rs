@@ -19,6 +19,7 @@ use crate::session::acl::Acl;
 use crate::session::auth::{Auth, Identity};
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
+use std::num::NonZeroU32;
 use std::ops::Bound;
 use std::sync::Arc;
 use tidegate_wire::mqtt::{self, ConnAck, Connect, Error, Packet, Properties, Property, ReasonCode, Version};
@@ -222,8 +223,9 @@ impl Mqtt {
             self.shared.record(session);
         }
         self.greeting.remove(&id);
-        let silence = (keep_alive > 0).then(|| Duration::from_millis(u64::from(keep_alive) * 1_500));
-        if let Some(silence) = silence {
+        let silence_ms = NonZeroU32::new(u32::from(keep_alive) * 1_500);
+        if let Some(ms) = silence_ms {
+            let silence = Duration::from_millis(ms.get().into());
             // It may be shorter than what CONNECT had.
             self.timers.arm(&mut connection.armed, now.after(silence), Due::Connection(id));
         }
@@ -234,7 +236,7 @@ impl Mqtt {
             session: key,
             device: client.clone(),
             identity,
-            silence,
+            silence_ms,
             packet_bytes: packet_bytes(connect),
             explains: connect.properties.request_problem_info().unwrap_or(true),
             publisher: false,
