@@ -30,6 +30,11 @@ pub(super) struct Identity {
     secret: Option<Arc<Secret>>,
 }
 
+impl Identity {
+    /// A client that is nobody in particular, and needed no proof.
+    pub(super) const NOBODY: &'static Self = &Self { device: None, proof: Proof::None, secret: None };
+}
+
 /// What a client says of itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim<'a> {

@@ -51,7 +51,8 @@ pub(super) enum Greeting {
 pub(super) struct Link {
     pub(super) session: SessionKey,
     pub(super) device: DeviceId,
-    pub(super) identity: Identity,
+    /// `None` is nobody in particular.
+    pub(super) identity: Option<Box<Identity>>,
     /// One and a half times the keep-alive [MQTT-3.1.2-22]; `None` when it is off.
     pub(super) silence_ms: Option<NonZeroU32>,
     /// The client's Maximum Packet Size.

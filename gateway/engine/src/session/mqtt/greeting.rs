@@ -235,7 +235,7 @@ impl Mqtt {
         connection.phase = Phase::Open(Link {
             session: key,
             device: client.clone(),
-            identity,
+            identity: (identity != *Identity::NOBODY).then(|| Box::new(identity)),
             silence_ms,
             packet_bytes: packet_bytes(connect),
             explains: connect.properties.request_problem_info().unwrap_or(true),

@@ -106,7 +106,11 @@ impl Mqtt {
                 // It is looked at again when its CONNECT goes on.
                 Phase::Greeting(greeting @ Greeting::Known(_)) => *greeting = Greeting::New(None),
                 Phase::Open(link)
-                    if !self.auth.still_allows(&connection.peer, &link.device, &link.identity) =>
+                    if !self.auth.still_allows(
+                        &connection.peer,
+                        &link.device,
+                        link.identity.as_deref().unwrap_or(Identity::NOBODY),
+                    ) =>
                 {
                     unwelcome.push((*id, link.session));
                 }

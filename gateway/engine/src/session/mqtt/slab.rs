@@ -16,7 +16,8 @@ struct Slot<T> {
 
 /// Slots that are allocated together. A table that grew as a whole would for a moment, and in a quiet gateway for long,
 /// hold twice its memory.
-const CHUNK_SLOTS: usize = 64;
+/// In bytes: a size in which the allocator wastes nothing.
+const CHUNK_BYTES: usize = 10 << 10;
 
 /// A table with stable keys.
 #[derive(Debug)]
@@ -28,6 +29,9 @@ pub(super) struct Slab<T> {
 }
 
 impl<T> Slab<T> {
+    const CHUNK_SLOTS: usize =
+        if size_of::<Slot<T>>() < CHUNK_BYTES { CHUNK_BYTES / size_of::<Slot<T>>() } else { 1 };
+
     pub(super) fn new() -> Self {
         Self { chunks: Vec::new(), slots: 0, free: Vec::new() }
     }
@@ -44,10 +48,10 @@ impl<T> Slab<T> {
             return SessionKey { index, generation: slot.generation };
         }
         let slot = Slot { generation: 0, value: Some(value) };
-        match self.chunks.last_mut().filter(|chunk| chunk.len() < CHUNK_SLOTS) {
+        match self.chunks.last_mut().filter(|chunk| chunk.len() < Self::CHUNK_SLOTS) {
             Some(chunk) => chunk.push(slot),
             None => {
-                let mut chunk = Vec::with_capacity(CHUNK_SLOTS);
+                let mut chunk = Vec::with_capacity(Self::CHUNK_SLOTS);
                 chunk.push(slot);
                 self.chunks.push(chunk);
             }
@@ -59,12 +63,12 @@ impl<T> Slab<T> {
 
     fn slot(&self, index: u32) -> Option<&Slot<T>> {
         let index = index as usize;
-        self.chunks.get(index / CHUNK_SLOTS)?.get(index % CHUNK_SLOTS)
+        self.chunks.get(index / Self::CHUNK_SLOTS)?.get(index % Self::CHUNK_SLOTS)
     }
 
     fn slot_mut(&mut self, index: u32) -> Option<&mut Slot<T>> {
         let index = index as usize;
-        self.chunks.get_mut(index / CHUNK_SLOTS)?.get_mut(index % CHUNK_SLOTS)
+        self.chunks.get_mut(index / Self::CHUNK_SLOTS)?.get_mut(index % Self::CHUNK_SLOTS)
     }
 
     pub(super) fn get(&self, key: SessionKey) -> Option<&T> {
@@ -91,15 +95,16 @@ impl<T> Slab<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHUNK_SLOTS, Slab};
+    use super::Slab;
 
     #[test]
     fn keys_stay_while_the_table_grows_and_go_stale_when_their_value_goes() {
+        let most = 3 * Slab::<usize>::CHUNK_SLOTS;
         let mut slab = Slab::new();
-        let keys: Vec<_> = (0..3 * CHUNK_SLOTS).map(|value| slab.insert(value)).collect();
+        let keys: Vec<_> = (0..most).map(|value| slab.insert(value)).collect();
         assert!(keys.iter().enumerate().all(|(value, key)| slab.get(*key) == Some(&value)));
         assert_eq!(slab.remove(keys[70]), Some(70));
-        assert_eq!(slab.len(), 3 * CHUNK_SLOTS - 1);
+        assert_eq!(slab.len(), most - 1);
         let again = slab.insert(7);
         assert_eq!(again.index, keys[70].index, "the place is used again");
         assert_eq!((slab.get(keys[70]), slab.get(again)), (None, Some(&7)));
