@@ -107,7 +107,7 @@ fn matching(criterion: &mut Criterion) {
         let number = |n: usize| n * 7_919 % count;
         let topics = |last: &str| -> Vec<Arc<Message>> {
             (0..TOPICS)
-                .map(|n| number(n))
+                .map(&number)
                 .map(|n| message(&format!("site/hall-{}/device-{n}/{last}", n % 10)))
                 .collect()
         };

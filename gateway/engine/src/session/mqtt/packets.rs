@@ -253,7 +253,7 @@ impl Shared {
                 Phase::Open(link) => {
                     let most = self.limits.outgoing_bytes / if connection.reading { 2 } else { 4 };
                     let reads = connection.outbox.backlog() <= most;
-                    !(self.holding && link.publisher) && !link.leaving && reads
+                    !(link.leaving || self.holding && link.publisher) && reads
                 }
                 Phase::Closing => return,
             };
