@@ -311,6 +311,7 @@ fn a_session_is_known_by_its_client_id() {
         let client = broker.connect(&Hello::lasting(version, "A"), true);
         broker.publish(client, message("of/a", Qos::AtLeastOnce, 1));
         broker.publish(client, message("of/A", Qos::AtLeastOnce, 2));
+        broker.pass(Duration::from_secs(1));
         assert_eq!(broker.said(client), ["PUBACK 1", "PUBLISH 1:1 of/A 21.5", "PUBACK 2"]);
     }
 }

@@ -204,6 +204,7 @@ fn a_session_is_not_dropped_while_its_connection_is_open() {
     broker.subscribed(client, "t", Qos::AtLeastOnce);
     broker.pass(Duration::from_secs(1_000));
     broker.publish(client, message("t", Qos::AtLeastOnce, 1));
+    broker.pass(Duration::from_secs(1));
     assert_eq!(broker.said(client), ["PUBLISH 1:1 t 21.5", "PUBACK 1"]);
     broker.gone(client);
     let client = broker.greet(&hello);
@@ -240,6 +241,7 @@ fn subscriptions_survive_a_restart_of_the_gateway() {
         broker.restart();
         let client = broker.connect(&hello, true);
         broker.publish(client, message("t", Qos::AtLeastOnce, 1));
+        broker.pass(Duration::from_secs(1));
         assert_eq!(broker.said(client), ["PUBLISH 1:1 t 21.5", "PUBACK 1"]);
     }
 }
