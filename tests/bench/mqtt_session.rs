@@ -144,7 +144,7 @@ fn deliver(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(clients.max(1)));
         group.bench_function(format!("deliver/{clients}_subscribers"), |bencher| {
             bencher.iter(|| {
-                assert_eq!(mqtt.deliver(Now::default(), &message, None), clients as usize);
+                assert_eq!(mqtt.deliver(Now::default(), &message, None, None, false).taken, clients as usize);
                 drain(&mut mqtt, &mut Vec::new())
             });
         });

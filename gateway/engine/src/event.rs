@@ -468,11 +468,16 @@ pub enum RecordKind {
     InboundQos2 = 2,
     /// A retained message: its key is the topic, its value the message.
     Retained = 3,
+    /// A message for a persistent session's client that has not acknowledged it, or the release of a QoS 2 message of which
+    /// PUBREC has come: its key is the client id, a zero byte and the message's number in the session, 8 bytes big-endian.
+    Outgoing = 4,
+    /// The will of a persistent session: its key is the client id.
+    Will = 5,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Session, Self::InboundQos2, Self::Retained];
+    pub const ALL: [Self; 5] = [Self::Session, Self::InboundQos2, Self::Retained, Self::Outgoing, Self::Will];
 }
 
 /// A record's key.
@@ -559,9 +564,10 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
-    /// A record of a session was unreadable or belongs to nothing, and was removed: the client starts afresh.
+    /// A record of a session (itself, a message for its client, its will) was unreadable or belongs to nothing, and was
+    /// removed. Without its own record a client starts afresh.
     SessionLost {
-        /// The client id, escaped, as far as it could be read.
+        /// The record's key, which begins with the client id, escaped, as far as it could be read.
         client: String,
         /// What was wrong with the record.
         reason: &'static str,
@@ -577,6 +583,14 @@ pub enum Notice {
     NotRetained {
         /// The topic.
         topic: Topic,
+    },
+    /// A subscriber's queue is full, or all queues together are: messages for it were dropped. Said at the first of a
+    /// session, and then whenever their number has doubled.
+    SubscriberOverrun {
+        /// The subscriber.
+        client: DeviceId,
+        /// Messages of QoS 1 and 2 that were dropped for it so far.
+        dropped: u64,
     },
     /// Stored rows were damaged and have been moved away: their messages are lost.
     Damaged {

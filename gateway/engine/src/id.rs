@@ -126,7 +126,7 @@ impl Seq {
 
 /// The part of a message's identity that the gateway gives (P4). The whole identity is
 /// `gateway id / device id / epoch / sequence`; it stays the same through every resend and restart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {
     /// Which life of the gateway accepted the message: one more at every start, never used twice, so that
     /// messages which were relayed without a write cannot share an id with those of an earlier life.

@@ -36,7 +36,7 @@ use receipts::Receipts;
 use router::{Router, routing_key};
 use session::coap::Coap;
 use session::mqtt::Mqtt;
-use session::{Incoming, Receipt, Request};
+use session::{Claim, Incoming, Receipt, Request};
 use spool::{Consequence, Row, Save, Spool, Way};
 use stats::Stats;
 use std::collections::VecDeque;
@@ -312,6 +312,7 @@ impl Engine {
                     let waiter = receipt.map(|receipt| Waiter::Ticket(self.receipts.open(receipt, 1)));
                     self.journal.push(Item::new(op, waiter));
                 }
+                Request::Settled { claim, committed } => self.count(Some(Ticket(claim.0)), committed),
             }
         }
     }
@@ -331,7 +332,17 @@ impl Engine {
             source: incoming.source,
             properties: incoming.properties,
         });
-        self.mqtt.deliver(self.now, &message, incoming.client.as_ref());
+        let receipt = match receipt {
+            Some(receipt) if self.planted.is(Mutant::AckOnEnqueue) => {
+                self.answer(receipt);
+                None
+            }
+            other => other,
+        };
+        let ticket = receipt.map(|receipt| self.receipts.open(receipt, 1));
+        let claim = ticket.map(|ticket| Claim(ticket.0));
+        let delivered =
+            self.mqtt.deliver(self.now, &message, incoming.client.as_ref(), claim, incoming.record.is_some());
         let routes = self.router.routes(&message.topic);
         if routes.is_empty() {
             self.stats.unrouted += 1;
@@ -339,16 +350,8 @@ impl Engine {
         let retained = if message.retain { self.mqtt.retain(self.now, &message) } else { None };
         let awaited = !self.planted.is(Mutant::RetainedNotAwaited);
         let records = usize::from(incoming.record.is_some()) + usize::from(retained.is_some() && awaited);
-        let outstanding = routes.len() + records;
-        let receipt = match receipt {
-            Some(receipt) if outstanding == 0 || self.planted.is(Mutant::AckOnEnqueue) => {
-                self.answer(receipt);
-                None
-            }
-            other => other,
-        };
-        let ticket = receipt
-            .map(|receipt| self.receipts.open(receipt, u32::try_from(outstanding).unwrap_or(u32::MAX)));
+        let outstanding = delivered.claimed as usize + routes.len() + records;
+        let ticket = ticket.and_then(|ticket| self.expect(ticket, outstanding));
         let mut saves = std::mem::take(&mut self.saves);
         for &route in routes.iter() {
             let Some(route) = self.router.route(route) else { continue };
@@ -365,13 +368,33 @@ impl Engine {
         self.saves = saves;
         // In one transaction with the message itself: a repetition after a crash is recognised, or all is gone.
         let joined = incoming.record.is_some();
-        let waiter = || ticket.map(Waiter::Ticket);
         self.order_saves(joined);
+        for (op, receipt) in delivered.records {
+            let waiter = Some(Waiter::Ticket(self.receipts.open(receipt, 1)));
+            self.journal.push(Item { op, waiter, joined });
+        }
+        let waiter = || ticket.map(Waiter::Ticket);
         if let Some(op) = retained {
             self.journal.push(Item { op, waiter: waiter().filter(|_| awaited), joined });
         }
-        if let Some((key, value)) = incoming.record {
-            self.journal.push(Item::new(Op::Put { key, value }, waiter()));
+        if let Some(op) = incoming.record {
+            self.journal.push(Item::new(op, waiter()));
+        }
+    }
+
+    /// Says of a ticket that was opened for one thing how many it is to wait for; nothing to wait for is answered at once.
+    fn expect(&mut self, ticket: Ticket, outstanding: usize) -> Option<Ticket> {
+        match outstanding.checked_sub(1) {
+            Some(more) => {
+                self.receipts.expect(ticket, u32::try_from(more).unwrap_or(u32::MAX));
+                Some(ticket)
+            }
+            None => {
+                if let Some(complete) = self.receipts.count(ticket, false) {
+                    self.answer(complete.receipt);
+                }
+                None
+            }
         }
     }
 

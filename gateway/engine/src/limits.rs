@@ -69,6 +69,15 @@ pub struct Limits {
     pub guessers: usize,
     /// How often `$SYS` topics are published while somebody subscribes; zero: never (`mqtt.sys_interval`).
     pub sys_interval: Duration,
+    /// Bytes that wait for all subscribers together, in queues and buffers. A message that several wait for counts for each.
+    /// Above three quarters of it QoS 0 is dropped. What recovery loads was written within this bound, and is held to it.
+    pub outgoing_bytes_in_all: usize,
+    /// How long a subscriber whose session outlives its connection may take to acknowledge a message before the message is
+    /// committed for it, and its publisher no longer waits.
+    pub outgoing_spill_after: Duration,
+    /// The longest that CONNACK, SUBACK and UNSUBACK wait for the store before the client is told that it cannot be
+    /// served.
+    pub record_patience: Duration,
     /// The largest CoAP message.
     pub coap_message_bytes: usize,
     /// CoAP peers remembered for deduplication, and the exchanges kept for each.
@@ -140,6 +149,9 @@ impl Default for Limits {
             guess_wait_known_max: Duration::from_secs(10),
             guessers: 4_096,
             sys_interval: Duration::from_secs(10),
+            outgoing_bytes_in_all: 32 << 20,
+            outgoing_spill_after: Duration::from_millis(250),
+            record_patience: Duration::from_secs(10),
             coap_message_bytes: 1_280,
             coap_peers: 4_096,
             coap_exchanges_per_peer: 32,

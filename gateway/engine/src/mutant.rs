@@ -38,11 +38,17 @@ pub enum Mutant {
     AcksReordered,
     /// A message counts as safe although its retained copy is not.
     RetainedNotAwaited,
+    /// A publisher's acknowledgement does not wait for the copies of its message that persistent subscribers have not got.
+    CopyUnclaimed,
+    /// PUBREL is sent before it is durable that PUBREC came.
+    ReleaseForgotten,
+    /// A QoS 2 message is sent to a persistent subscriber before it and its packet id are durable.
+    SentBeforeKept,
 }
 
 impl Mutant {
     /// All of them, in order.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -60,6 +66,9 @@ impl Mutant {
         Self::ConfirmedStays,
         Self::AcksReordered,
         Self::RetainedNotAwaited,
+        Self::CopyUnclaimed,
+        Self::ReleaseForgotten,
+        Self::SentBeforeKept,
     ];
 }
 

@@ -1,5 +1,5 @@
 //! Who waits for what: a receipt and how many lanes (and records) must still be safe before it is answered.
-//! Bounded by what devices may have under way: their Receive Maximum and the CoAP exchanges.
+//! Bounded by what devices may have under way: their Receive Maximum, the CoAP exchanges, and the subscribers' queues.
 
 use crate::lane::Ticket;
 use crate::session::Receipt;
@@ -38,6 +38,13 @@ impl Receipts {
         }
         self.slots.push(pending);
         Ticket(u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX))
+    }
+
+    /// So many more things must be done.
+    pub(crate) fn expect(&mut self, ticket: Ticket, more: u32) {
+        if let Some(Some(pending)) = self.slots.get_mut(ticket.0 as usize) {
+            pending.outstanding = pending.outstanding.saturating_add(more);
+        }
     }
 
     /// One of the things is done.

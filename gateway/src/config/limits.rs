@@ -10,6 +10,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 /// More than any MQTT packet of a field device needs; a packet is held in memory whole.
 const PACKET_BYTES_MOST: u64 = 16 << 20;
+/// Each has a packet id of its own (MQTT 5.0, 2.2.1).
+const SUBSCRIBER_MESSAGES_MOST: u64 = 60_000;
 /// Half the memory of a well-equipped board.
 const MEMORY_BYTES_MOST: u64 = 4 << 30;
 
@@ -46,10 +48,11 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     time("keep_alive_max", &mut limits.keep_alive_max, Duration::from_secs(1), Duration::from_secs(65_535));
     count("sessions", &mut limits.sessions, 1, 1_000_000);
     time("session_expiry_max", &mut limits.session_expiry_max, Duration::ZERO, 365 * DAY);
-    count("subscriber_messages", &mut limits.outgoing_messages, 1, 1_000_000);
+    count("subscriber_messages", &mut limits.outgoing_messages, 1, SUBSCRIBER_MESSAGES_MOST);
     bytes("subscriber_size", &mut limits.outgoing_bytes, 1 << 10, 1 << 30);
     count("retained_messages", &mut limits.retained_messages, 0, 1_000_000);
     bytes("retained_size", &mut limits.retained_bytes, 0, 1 << 30);
+    bytes("subscribers_size", &mut limits.outgoing_bytes_in_all, 1 << 20, MEMORY_BYTES_MOST);
     bytes("unsafe_size", &mut limits.unsafe_bytes, 64 << 10, MEMORY_BYTES_MOST);
     time("confirm_timeout", &mut limits.confirm_timeout, Duration::from_secs(1), 60 * MINUTE);
     limits.upstream_attempts = section
@@ -71,6 +74,13 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
             span(),
             "`packet_size` is larger than `subscriber_size`: such a packet could never reach a subscriber",
             "make `subscriber_size` at least `packet_size`",
+        );
+    }
+    if limits.outgoing_bytes > limits.outgoing_bytes_in_all {
+        section.report.error(
+            span(),
+            "`subscriber_size` is larger than `subscribers_size`: one subscriber cannot have more than all together",
+            "make `subscribers_size` several times `subscriber_size`",
         );
     }
     limits

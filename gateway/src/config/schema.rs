@@ -165,6 +165,7 @@ pub(super) const LIMITS: Table = Table {
         key("subscriber_size"),
         key("retained_messages"),
         key("retained_size"),
+        key("subscribers_size"),
         key("unsafe_size"),
         key("confirm_timeout"),
         key("upstream_attempts"),

@@ -21,6 +21,7 @@ pub(super) struct Notices {
     sessions_lost: Throttle,
     retained_lost: Throttle,
     not_retained: Throttle,
+    overruns: Throttle,
     buried: Throttle,
     holding: Throttle,
     dropped: Throttle,
@@ -96,7 +97,17 @@ impl Notices {
                     tracing::error!(
                         client,
                         suppressed,
-                        "a stored session was lost and begins anew: {reason}"
+                        "something stored of a session (itself, a message, its will) was lost: {reason}"
+                    );
+                }
+            }
+            Notice::SubscriberOverrun { client, dropped } => {
+                if let Some(Pass { suppressed }) = self.overruns.allow(now) {
+                    tracing::warn!(
+                        client = client.as_str(),
+                        dropped,
+                        suppressed,
+                        "messages are dropped for a subscriber that does not take them (limits.subscriber_messages, subscriber_size, subscribers_size)"
                     );
                 }
             }

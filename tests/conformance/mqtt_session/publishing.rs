@@ -1,7 +1,7 @@
 //! PUBLISH from clients: acknowledged when safe and in order, recognised when it comes again, refused in the right words.
 
 use crate::world::{ALL_VERSIONS, Client, Hello, World, encode, message};
-use tidegate_engine::event::RecordKind;
+use tidegate_engine::event::{Op, RecordKind};
 use tidegate_engine::message::Qos as EngineQos;
 use tidegate_engine::mutant::Mutant;
 use tidegate_wire::mqtt::{Ack, Packet, PacketId, Properties, Property, Publish, Qos, ReasonCode, Version};
@@ -185,7 +185,9 @@ fn exactly_once_goes_its_four_steps() {
         let mut world = World::new();
         let client = world.connect(&Hello::lasting(version, "pump-7"), false);
         world.publish(client, one(Qos::ExactlyOnce, 5));
-        let (key, _) = world.published[0].0.record.clone().expect("its packet id is committed with it");
+        let Some(Op::Put { key, .. }) = world.published[0].0.record.clone() else {
+            panic!("its packet id is committed with it");
+        };
         assert_eq!((key.kind, &key.key[..]), (RecordKind::InboundQos2, &b"pump-7\0\0\x05"[..]));
         assert_eq!(world.said(client), [""; 0]);
         world.all_safe();

@@ -9,8 +9,8 @@ use tidegate_engine::id::{ConnId, GatewayId, MessageId, Seq};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::message::Message;
 use tidegate_engine::mutant::{Mutant, Planted};
-use tidegate_engine::session::mqtt::Mqtt;
-use tidegate_engine::session::{Incoming, Receipt, Request};
+use tidegate_engine::session::mqtt::{Delivered, Mqtt};
+use tidegate_engine::session::{Claim, Incoming, Receipt, Request};
 use tidegate_engine::time::{Duration, Now, Stamp};
 use tidegate_tests::mqtt::words;
 pub(crate) use tidegate_tests::mqtt::{ALL_VERSIONS, Client, Hello, encode, message, welcome, will};
@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) notices: Vec<Notice>,
     pub(crate) closed: BTreeSet<ConnId>,
     pub(crate) reading: BTreeMap<ConnId, bool>,
+    /// Claims that were settled, and whether by a commit.
+    pub(crate) settled: Vec<(Claim, bool)>,
     /// Writes to each connection.
     pub(crate) writes: BTreeMap<ConnId, usize>,
     /// Whether the clients read what is sent to them.
@@ -80,6 +82,7 @@ impl World {
             notices: Vec::new(),
             closed: BTreeSet::new(),
             reading: BTreeMap::new(),
+            settled: Vec::new(),
             writes: BTreeMap::new(),
             clients_read: true,
             asked: VecDeque::new(),
@@ -160,8 +163,12 @@ impl World {
     }
 
     /// Connects, and is accepted with a session that is there or not.
+    /// CONNACK may wait until the store knows its will or its session's new expiry.
     pub(crate) fn connect(&mut self, hello: &Hello<'_>, present: bool) -> Client {
         let client = self.greet(hello);
+        if !self.streams.contains_key(&client.conn) {
+            self.durable();
+        }
         self.welcomed(client, present);
         client
     }
@@ -252,6 +259,7 @@ impl World {
                     self.requests += 1;
                     self.changes.push_back((op, receipt, self.requests));
                 }
+                Request::Settled { claim, committed } => self.settled.push((claim, committed)),
                 Request::Output(Output::Send { conn, bytes }) => {
                     assert!(!self.closed.contains(&conn), "nothing is sent after the close");
                     *self.writes.entry(conn).or_default() += 1;
@@ -283,11 +291,18 @@ impl World {
     /// The message of this place among those that are not safe becomes safe, together with its record.
     pub(crate) fn safe(&mut self, place: usize) {
         let (incoming, receipt, _) = self.published.remove(place).unwrap();
-        if let Some((key, value)) = incoming.record {
-            self.store.insert(key, value);
-        }
+        self.apply(incoming.record);
         self.answer(receipt);
         self.settle();
+    }
+
+    fn apply(&mut self, op: Option<Op>) {
+        match op {
+            Some(Op::Put { key, value }) => drop(self.store.insert(key, value)),
+            Some(Op::Remove { key }) => drop(self.store.remove(&key)),
+            Some(other) => panic!("not a session's business: {other:?}"),
+            None => {}
+        }
     }
 
     /// Every change asked so far becomes durable.
@@ -301,11 +316,7 @@ impl World {
     /// The first of them does.
     pub(crate) fn change(&mut self) {
         let Some((op, receipt, _)) = self.changes.pop_front() else { return };
-        match op {
-            Op::Put { key, value } => drop(self.store.insert(key, value)),
-            Op::Remove { key } => drop(self.store.remove(&key)),
-            other => panic!("not a session's business: {other:?}"),
-        }
+        self.apply(Some(op));
         self.answer(receipt);
     }
 
@@ -328,9 +339,7 @@ impl World {
     /// Everything at hand becomes safe in one commit: requests are looked at afterwards only.
     pub(crate) fn commit(&mut self) {
         for (incoming, receipt, _) in std::mem::take(&mut self.published) {
-            if let Some((key, value)) = incoming.record {
-                self.store.insert(key, value);
-            }
+            self.apply(incoming.record);
             self.answer(receipt);
         }
         self.settle();
@@ -344,8 +353,13 @@ impl World {
         }
     }
 
-    /// A message reaches the local subscribers.
+    /// A message reaches the local subscribers; nobody waits for their copies.
     pub(crate) fn deliver(&mut self, incoming: &Incoming) -> usize {
+        self.deliver_for(incoming, None).taken
+    }
+
+    /// The same, for somebody who does. The records of the copies are among the changes.
+    pub(crate) fn deliver_for(&mut self, incoming: &Incoming, claim: Option<Claim>) -> Delivered {
         self.last_seq += 1;
         let message = Message {
             id: MessageId { epoch: self.setup.epoch, seq: Seq(self.last_seq) },
@@ -360,14 +374,19 @@ impl World {
             properties: incoming.properties.clone(),
         };
         let message = Arc::new(message);
-        let count = self.mqtt.deliver(self.now, &message, incoming.client.as_ref());
+        let keep = incoming.record.is_some();
+        let mut delivered = self.mqtt.deliver(self.now, &message, incoming.client.as_ref(), claim, keep);
+        for (op, receipt) in delivered.records.drain(..) {
+            self.requests += 1;
+            self.changes.push_back((op, Some(receipt), self.requests));
+        }
         let retained = if message.retain { self.mqtt.retain(self.now, &message) } else { None };
         if let Some(op) = retained {
             self.requests += 1;
             self.changes.push_back((op, None, self.requests));
         }
         self.settle();
-        count
+        delivered
     }
 
     /// A client publishes a message to be retained; it becomes safe and durable.

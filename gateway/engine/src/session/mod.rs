@@ -7,7 +7,7 @@ pub mod coap;
 mod guessing;
 pub mod mqtt;
 
-use crate::event::{Op, Output, RecordKey};
+use crate::event::{Op, Output};
 use crate::id::DeviceId;
 use crate::message::{Properties, Qos, Source};
 use crate::topic::Topic;
@@ -34,7 +34,19 @@ pub enum Request {
         /// Whom to tell when it is durable.
         receipt: Option<Receipt>,
     },
+    /// A copy of a message that a local subscriber was to get is safe: acknowledged by the subscriber, durable, or no longer
+    /// wanted. See [`mqtt::Delivered`].
+    Settled {
+        /// Whose message it was.
+        claim: Claim,
+        /// It is durable.
+        committed: bool,
+    },
 }
+
+/// A publisher's wait for the copies of its message, as local subscribers' sessions know it. Opaque to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim(pub u32);
 
 /// A message as a device sent it, before it has an identity.
 #[derive(Debug)]
@@ -57,9 +69,9 @@ pub struct Incoming {
     pub source: Source,
     /// What goes with the payload.
     pub properties: Option<Box<Properties>>,
-    /// A record to be committed in one transaction with the message, before it counts as safe (QoS 2's packet id).
-    /// A message with a record always goes by the disk.
-    pub record: Option<(RecordKey, Bytes)>,
+    /// A change of a record to be committed in one transaction with the message, before it counts as safe: QoS 2's packet
+    /// id is put, a will that is published is removed. A message with one always goes by the disk.
+    pub record: Option<Op>,
 }
 
 /// Whom to tell that something is safe. Opaque to everyone but the session that made it.

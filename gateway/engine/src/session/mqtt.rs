@@ -3,7 +3,8 @@
 //! [`Limits`](crate::limits::Limits).
 //!
 //! `packets` turns bytes into packets and calls `greeting`, `publish`, `subscribe`, `deliver`; `ending` takes leave.
-//! `session` is what lasts, with its halves `inbound` and `outbound`; `connection` is what does not.
+//! `session` is what lasts, with its halves `inbound` and `outbound`; `connection` is what does not. `keep` has the store
+//! learn what outlives the process, in the bytes of `record`.
 
 mod aliases;
 mod connection;
@@ -11,6 +12,7 @@ mod deliver;
 mod ending;
 mod greeting;
 mod inbound;
+mod keep;
 mod outbound;
 mod outbox;
 mod packets;
@@ -28,17 +30,18 @@ mod timers;
 mod write;
 
 use self::session::Session;
-use super::Request;
 use super::auth::Auth;
+use super::{Claim, Request};
 use crate::event::{Action, Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
 use crate::id::{ConnId, DeviceId};
 use crate::limits::Limits;
 use crate::message::{Message, Qos};
 use crate::mutant::Planted;
 use crate::stats::ProtocolStats;
-use crate::time::{Instant, Now};
+use crate::time::{Duration, Instant, Now, Stamp};
 use bytes::Bytes;
 use connection::{Connection, Phase};
+use deliver::Handout;
 use ending::Ending;
 use packets::Exchange;
 use retained::{Kept, Retained};
@@ -66,8 +69,22 @@ enum Waiting {
     Release(u16),
     /// The session's record of this number, to be durable.
     Record(u64),
+    /// The record of the outgoing message of this number, or of its release, to be durable.
+    Kept(u64),
     /// The removal of this number, of all that was recorded of a session that has ended, to be durable.
     Cleared(u64),
+}
+
+/// What became of a message that was handed to the local subscribers.
+#[derive(Debug, Default)]
+pub struct Delivered {
+    /// Subscribers that took it.
+    pub taken: usize,
+    /// Copies for which the publisher must wait: each is reported with [`Request::Settled`], later.
+    pub claimed: u32,
+    /// Records of copies, to be made durable in this order, before any change that is asked for later. Call `safe` with each
+    /// receipt.
+    pub records: Vec<(Op, super::Receipt)>,
 }
 
 /// All MQTT connections and sessions.
@@ -90,6 +107,8 @@ pub struct Mqtt {
     timers: Timers,
     auth: Auth,
     shared: Shared,
+    /// There are messages of an earlier life whose age the clock on the wall will tell.
+    unsettled: bool,
     epoch: u64,
     /// Client ids made up in this life.
     assigned: u64,
@@ -104,6 +123,10 @@ struct Shared {
     planted: Planted,
     holding: bool,
     stopping: bool,
+    /// What the clock on the wall said last.
+    wall: Stamp,
+    /// Bytes that wait for all subscribers, in queues and buffers.
+    queued_bytes: usize,
     requests: VecDeque<Request>,
     /// Connections that have something to send.
     dirty: VecDeque<ConnId>,
@@ -153,8 +176,7 @@ impl Shared {
 }
 
 impl Mqtt {
-    /// Begins with the sessions that the store remembers; `records` of other kinds are ignored. Their expiry counts
-    /// from now: how long the gateway was off is not known (P5).
+    /// Begins with the sessions that the store remembers.
     #[must_use]
     pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)], now: Now) -> Self {
         let mut mqtt = Self {
@@ -174,6 +196,8 @@ impl Mqtt {
                 planted,
                 holding: false,
                 stopping: false,
+                wall: now.wall,
+                queued_bytes: 0,
                 requests: VecDeque::new(),
                 dirty: VecDeque::new(),
                 retained: Retained::default(),
@@ -195,20 +219,12 @@ impl Mqtt {
                 publishes_denied: 0,
                 subscriptions_denied: 0,
             },
+            unsettled: false,
             epoch: setup.epoch,
             assigned: 0,
             matches: Found::default(),
         };
-        // Sessions first: packet ids belong to them.
-        for kind in [RecordKind::Session, RecordKind::InboundQos2] {
-            for (key, value) in records.iter().filter(|(key, _)| key.kind == kind) {
-                if let Err(reason) = mqtt.restore(now.instant, key, value) {
-                    let client = String::from_utf8_lossy(&key.key).escape_default().to_string();
-                    mqtt.shared.output(Output::Notice(Notice::SessionLost { client, reason }));
-                    mqtt.shared.change(Op::Remove { key: key.clone() });
-                }
-            }
-        }
+        mqtt.restore_all(records, now);
         for (key, value) in records.iter().filter(|(key, _)| key.kind == RecordKind::Retained) {
             mqtt.restore_retained(now, key, value);
         }
@@ -229,37 +245,6 @@ impl Mqtt {
         shared.change(Op::Remove { key: key.clone() });
     }
 
-    fn restore(&mut self, now: Instant, key: &RecordKey, value: &[u8]) -> Result<(), &'static str> {
-        if key.kind == RecordKind::InboundQos2 {
-            let (client, packet_id) = record::read_packet_key(&key.key)?;
-            let session = self.clients.get(&client).and_then(|key| self.sessions.get_mut(*key));
-            session.ok_or("its session is gone")?.inbound.restore(packet_id);
-            return Ok(());
-        }
-        let client = record::read_client(&key.key)?;
-        let stored = record::decode(value, self.shared.limits.subscriptions_per_session)?;
-        if self.sessions.len() >= self.shared.limits.sessions {
-            return Err("there are more sessions than the limit allows");
-        }
-        let expiry = self.shared.capped_expiry(stored.expiry_seconds);
-        let mut session = Session::new(client.clone(), expiry);
-        session.belongs_to(self.auth.owner(client.as_str()));
-        session.recorded = true;
-        session.ends = Some(now.after(expiry));
-        if !stored.subscriptions.is_empty() {
-            session.subscriptions = stored.subscriptions.into();
-        }
-        let key = self.sessions.insert(session);
-        self.clients.insert(client, key);
-        if let Some(session) = self.sessions.get(key) {
-            for (filter, granted) in session.subscriptions.iter() {
-                self.tree.insert(filter, key, *granted);
-            }
-        }
-        self.watch(key);
-        Ok(())
-    }
-
     /// Plants a deliberate defect, or none.
     pub fn plant(&mut self, planted: Planted) {
         self.shared.planted = planted;
@@ -268,6 +253,7 @@ impl Mqtt {
     /// A connection was accepted. One more than the limits allow is told so in answer to its CONNECT; when too many
     /// have not sent theirs, the one that has taken longest is closed.
     pub fn opened(&mut self, now: Now, conn: ConnId, peer: Peer) {
+        self.note_clock(now);
         let limits = &self.shared.limits;
         let address = peer.address.ip().to_canonical();
         let here = self.addresses.entry(address).or_default();
@@ -299,12 +285,14 @@ impl Mqtt {
 
     /// Bytes came in.
     pub fn received(&mut self, now: Now, conn: ConnId, bytes: Bytes) {
+        self.note_clock(now);
         self.shared.bytes_received += bytes.len() as u64;
         self.take_in(now.instant, conn, bytes);
     }
 
     /// Bytes have left: there is room for more.
     pub fn sent(&mut self, now: Now, conn: ConnId, count: usize) {
+        self.note_clock(now);
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         connection.outbox.sent(count);
         if let Some(mut exchange) = self.exchange_of(now.instant, conn)
@@ -317,9 +305,11 @@ impl Mqtt {
 
     /// A connection is gone.
     pub fn closed(&mut self, now: Now, conn: ConnId) {
+        self.note_clock(now);
         self.leave(now.instant, conn, &Ending::gone());
         self.delayed.remove(&conn);
         let Some(connection) = self.connections.remove(&conn) else { return };
+        self.shared.queued_bytes = self.shared.queued_bytes.saturating_sub(connection.weighed);
         let address = connection.peer.address.ip().to_canonical();
         if let Some(here) = self.addresses.get_mut(&address) {
             *here -= 1;
@@ -331,8 +321,11 @@ impl Mqtt {
 
     /// What the receipt stands for is safe: only this makes an acknowledgement leave (P1).
     pub fn safe(&mut self, now: Now, receipt: Receipt) {
-        if let Waiting::Cleared(number) = receipt.waiting {
-            return self.cleared(now.instant, number);
+        self.note_clock(now);
+        match receipt.waiting {
+            Waiting::Cleared(number) => return self.cleared(now.instant, number),
+            Waiting::Kept(number) => return self.secured(now.instant, receipt.session, number),
+            _ => {}
         }
         let Some(session) = self.sessions.get_mut(receipt.session) else { return };
         let connection = session.connection;
@@ -346,7 +339,7 @@ impl Mqtt {
                 session.durable = session.durable.max(serial);
                 None
             }
-            Waiting::Cleared(_) => None,
+            Waiting::Cleared(_) | Waiting::Kept(_) => None,
         };
         let Some(id) = connection else {
             // Whoever comes back sends QoS 1 again, and gets PUBREC for QoS 2 again.
@@ -357,7 +350,7 @@ impl Mqtt {
         match receipt.waiting {
             Waiting::Message(_) => exchange.acknowledge(),
             Waiting::Record(serial) => exchange.recorded(serial),
-            Waiting::Cleared(_) => {}
+            Waiting::Cleared(_) | Waiting::Kept(_) => {}
             Waiting::Release(_) => {
                 if let Some(packet_id) = release_answered {
                     let version = exchange.version();
@@ -384,10 +377,23 @@ impl Mqtt {
         }
     }
 
-    /// Hands a message to the local subscribers; says how many took it.
-    /// `from` is the client identifier of its publisher, for No Local.
-    pub fn deliver(&mut self, now: Now, message: &Arc<Message>, from: Option<&DeviceId>) -> usize {
-        self.fan_out(now.instant, message, from)
+    /// Hands a message to the local subscribers; `from` is the client identifier of its publisher, for No Local. With a
+    /// `claim` its publisher waits until their copies are safe. `keep`: the store will learn in the same transaction that
+    /// the message was accepted, so that it must have the copies, too.
+    pub fn deliver(
+        &mut self,
+        now: Now,
+        message: &Arc<Message>,
+        from: Option<&DeviceId>,
+        claim: Option<Claim>,
+        keep: bool,
+    ) -> Delivered {
+        self.note_clock(now);
+        let since = now.instant;
+        let delivered = Delivered::default();
+        let mut handout = Handout { message, from, since, waited: Duration::ZERO, claim, keep, delivered };
+        self.fan_out(now.instant, &mut handout);
+        handout.delivered
     }
 
     /// Retains a message whose publisher wants that, if there is room: the change of the store that makes it last.
@@ -420,6 +426,7 @@ impl Mqtt {
 
     /// Does what is due.
     pub fn tick(&mut self, now: Now) {
+        self.note_clock(now);
         while let Some(due) = self.timers.pop(now.instant) {
             match due {
                 Due::Connection(id) => self.connection_due(now.instant, id),
@@ -441,7 +448,12 @@ impl Mqtt {
 
     /// Ends: nothing more is read, and every connection is closed once what it still waits for has been acknowledged.
     pub fn stop(&mut self, now: Now) {
+        self.note_clock(now);
         self.shared.stopping = true;
+        let lasting: Vec<SessionKey> = self.clients.values().copied().collect();
+        for key in lasting {
+            self.spill(now.instant, key, Duration::ZERO);
+        }
         let all: Vec<ConnId> = self.connections.keys().copied().collect();
         for id in all {
             let idle = match self.exchange_of(now.instant, id) {
@@ -484,6 +496,9 @@ impl Mqtt {
             let id = self.shared.dirty.pop_front()?;
             let Some(connection) = self.connections.get_mut(&id) else { continue };
             connection.dirty = false;
+            if connection.is_unanswered() {
+                continue;
+            }
             self.shared.packets_sent += u64::from(connection.outbox.take_packets());
             for bytes in connection.outbox.take() {
                 self.shared.bytes_sent += bytes.len() as u64;

@@ -61,6 +61,8 @@ pub(super) struct Link {
     pub(super) explains: bool,
     /// The client has published: it is the kind that is told to hold.
     pub(super) publisher: bool,
+    /// Its CONNACK waits for the session's record of this number, since then.
+    pub(super) unanswered: Option<(u64, Instant)>,
     /// Closed as soon as what it still waits for has been acknowledged.
     pub(super) leaving: bool,
 }
@@ -92,6 +94,8 @@ pub(super) struct Connection {
     /// What the shell was told last: whether to read.
     pub(super) reading: bool,
     pub(super) outbox: Outbox,
+    /// What of the outbox counts among the bytes that wait for all subscribers.
+    pub(super) weighed: usize,
     /// It stands in the list of those that have something to send.
     pub(super) dirty: bool,
     /// The topic of its last message: devices repeat themselves.
@@ -116,6 +120,7 @@ impl Connection {
             waiting: Rare::new(),
             reading: true,
             outbox: Outbox::default(),
+            weighed: 0,
             dirty: false,
             topic: None,
             aliases: Rare::new(),
@@ -140,6 +145,11 @@ impl Connection {
     /// The largest packet in which the client wants to be told why something is refused.
     pub(super) fn explains_within(&self) -> Option<usize> {
         self.link().filter(|link| link.explains).map(|link| link.packet_bytes)
+    }
+
+    /// Its CONNACK waits, and everything behind it.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.link().is_some_and(|link| link.unanswered.is_some())
     }
 
     pub(super) fn is_closing(&self) -> bool {

@@ -1,14 +1,16 @@
 //! Messages to subscribers: who gets one, what waits for whom, and what the client's acknowledgements free.
 //! A slow or absent subscriber costs its own messages, nobody else's.
 
-use super::outbound::{Acked, Next, Outbound, Parcel};
+use super::outbound::{Next, Outbound, Parcel, Received};
 use super::packets::Exchange;
 use super::slab::SessionKey;
 use super::subscriptions::{Granted, GroupKey, Match};
-use super::{Mqtt, Shared, sys, write};
+use super::{Delivered, Mqtt, Shared, sys, write};
 use crate::id::DeviceId;
 use crate::message::{Message, Qos};
-use crate::time::Instant;
+use crate::mutant::Mutant;
+use crate::session::{Claim, Request};
+use crate::time::{Duration, Instant};
 use crate::topic::Filter;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -21,8 +23,26 @@ struct Share {
     ids: Vec<NonZeroU32>,
     /// The shared subscription that it is for.
     shared: Option<Filter>,
-    /// When the message was accepted.
+    /// When the message was accepted, or found in the store.
     since: Instant,
+    /// How long it had waited by then.
+    waited: Duration,
+}
+
+/// What goes with a message that is handed out.
+pub(super) struct Handout<'a> {
+    pub(super) message: &'a Arc<Message>,
+    /// The client identifier of its publisher, for No Local; a shared subscription has none [MQTT-3.8.3-4].
+    pub(super) from: Option<&'a DeviceId>,
+    /// When it was accepted, or found in the store.
+    pub(super) since: Instant,
+    /// How long it had waited by then.
+    pub(super) waited: Duration,
+    /// The publisher who waits for the copies.
+    pub(super) claim: Option<Claim>,
+    /// What outlives its connection is to have its record at once.
+    pub(super) keep: bool,
+    pub(super) delivered: Delivered,
 }
 
 /// How well a member of a group can take a message now; the least is the best.
@@ -38,48 +58,43 @@ enum Readiness {
 
 impl Mqtt {
     /// Hands a message to every session with a subscription for it, once each, and to one member of each group that
-    /// shares one. Says how many took it.
-    pub(super) fn fan_out(&mut self, now: Instant, message: &Arc<Message>, from: Option<&DeviceId>) -> usize {
+    /// shares one.
+    pub(super) fn fan_out(&mut self, now: Instant, handout: &mut Handout<'_>) {
         let mut found = std::mem::take(&mut self.matches);
         found.clear();
-        self.tree.matches(&message.topic, &mut found);
+        self.tree.matches(&handout.message.topic, &mut found);
         found.sessions.sort_unstable_by_key(|(key, granted)| (*key, granted.id));
-        let mut taken = 0;
         for matches in found.sessions.chunk_by(|(a, _), (b, _)| a == b) {
-            taken += usize::from(self.hand(now, message, from, matches));
+            self.hand(now, handout, matches);
         }
         for group in &found.groups {
-            taken += usize::from(self.hand_to_group(now, message, *group, now));
+            self.hand_to_group(now, handout, *group);
         }
         self.matches = found;
-        taken
     }
 
     /// Hands a message to one session by its subscriptions.
-    fn hand(
-        &mut self,
-        now: Instant,
-        message: &Arc<Message>,
-        from: Option<&DeviceId>,
-        matches: &[Match],
-    ) -> bool {
+    fn hand(&mut self, now: Instant, handout: &mut Handout<'_>, matches: &[Match]) {
         let Some((key, session)) =
             matches.first().and_then(|(key, _)| Some((*key, self.sessions.get(*key)?)))
         else {
-            return false;
+            return;
         };
-        if !session.may_receive(&message.topic) {
-            return false;
+        if !session.may_receive(&handout.message.topic) {
+            return;
         }
-        let own = from == Some(&session.client);
+        let own = handout.from == Some(&session.client);
         let wanted = matches.iter().map(|(_, granted)| granted).filter(|granted| !(own && granted.no_local));
-        share(message, wanted, now).is_some_and(|share| self.give(now, key, message, share))
+        if let Some(share) = handout.share(wanted) {
+            self.give(now, key, handout, share);
+        }
     }
 
     /// Hands a message to one member of a group: one that is connected and has room first, each in its turn
     /// (MQTT 5.0, 4.8.2).
-    fn hand_to_group(&mut self, now: Instant, message: &Arc<Message>, key: GroupKey, since: Instant) -> bool {
-        let Some(group) = self.tree.group_mut(key) else { return false };
+    fn hand_to_group(&mut self, now: Instant, handout: &mut Handout<'_>, key: GroupKey) {
+        let message = handout.message;
+        let Some(group) = self.tree.group_mut(key) else { return };
         let count = group.members.len();
         let mut best: Option<(Readiness, usize)> = None;
         for place in (group.turn..count).chain(0..group.turn.min(count)) {
@@ -106,76 +121,104 @@ impl Mqtt {
         }
         let Some((_, place)) = best else {
             self.shared.dropped += u64::from(message.qos > Qos::AtMostOnce);
-            return false;
+            return;
         };
         group.turn = place + 1;
-        let Some((member, granted)) = group.members.get(place).copied() else { return false };
+        let Some((member, granted)) = group.members.get(place).copied() else { return };
         let shared = Some(group.filter.clone());
-        let share = share(message, std::iter::once(&granted), since);
-        share.is_some_and(|share| self.give(now, member, message, Share { shared, ..share }))
+        if let Some(share) = handout.share(std::iter::once(&granted)) {
+            self.give(now, member, handout, Share { shared, ..share });
+        }
     }
 
-    /// Hands what a session that has ended had by shared subscriptions to other members of their groups.
-    pub(super) fn pass_on(&mut self, now: Instant, outbound: &mut Outbound) {
-        for parcel in outbound.take_shared() {
-            let group = parcel.shared.as_ref().and_then(|filter| self.tree.group_of(filter));
-            if let Some(group) = group {
-                self.hand_to_group(now, &parcel.message, group, parcel.since);
-            }
+    /// Hands what a session that has ended had by a shared subscription to another member of the group, and the
+    /// publisher's wait with it.
+    pub(super) fn pass_on(&mut self, now: Instant, parcel: &Parcel, claim: Option<Claim>) {
+        let &Parcel { ref message, since, waited, .. } = parcel;
+        // It has its record where it was, or its publisher waits: it gets one where it goes.
+        let delivered = Delivered::default();
+        let mut handout = Handout { message, from: None, since, waited, claim, keep: true, delivered };
+        if let Some(group) = parcel.shared.as_ref().and_then(|filter| self.tree.group_of(filter)) {
+            self.hand_to_group(now, &mut handout, group);
+        }
+        let Delivered { claimed, records, .. } = handout.delivered;
+        for (op, receipt) in records {
+            self.shared.requests.push_back(Request::Record { op, receipt: Some(receipt) });
+        }
+        if let Some(claim) = claim.filter(|_| claimed == 0) {
+            self.shared.settle(claim, false);
         }
     }
 
     /// Gives a session a message, if its bounds allow it.
-    fn give(&mut self, now: Instant, key: SessionKey, message: &Arc<Message>, share: Share) -> bool {
-        let Some(session) = self.sessions.get_mut(key) else { return false };
-        let limits = &self.shared.limits;
+    fn give(&mut self, now: Instant, key: SessionKey, handout: &mut Handout<'_>, share: Share) {
+        let message = handout.message;
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let connection = session.connection;
         if share.qos == Qos::AtMostOnce {
-            return match connection.and_then(|id| self.exchange_of(now, id)) {
-                Some(mut exchange) => exchange.send_now(message, &share),
-                // Nothing is promised, and nobody is there.
-                None => false,
-            };
+            // Otherwise nothing is promised, and nobody is there.
+            if let Some(mut exchange) = connection.and_then(|id| self.exchange_of(now, id)) {
+                handout.delivered.taken += usize::from(exchange.send_now(message, &share));
+            }
+            return;
         }
         let backlog = connection
             .and_then(|id| self.connections.get(&id))
             .map_or(0, |connection| connection.outbox.backlog());
-        let bytes = session.outbound.bytes() + backlog + message.footprint();
-        if session.outbound.len() >= limits.outgoing_messages || bytes > limits.outgoing_bytes {
-            self.shared.dropped += 1;
-            return false;
+        if self.shared.has_no_room(&session.outbound, backlog + message.footprint()) {
+            self.shared.overrun(session);
+            return;
         }
-        session.outbound.push(share.parcel(message));
+        let lasts = session.is_persistent();
+        let keep = lasts
+            && (handout.keep
+                || share.qos == Qos::ExactlyOnce
+                || connection.is_none()
+                || self.shared.stopping
+                || session.outbound.is_behind(now, self.shared.limits.outgoing_spill_after));
+        let claim = handout.claim.filter(|_| lasts && !self.shared.planted.is(Mutant::CopyUnclaimed));
+        let number = session.outbound.push(share.parcel(message), keep, claim);
+        handout.delivered.taken += 1;
+        handout.delivered.claimed += u32::from(claim.is_some());
+        if keep {
+            handout.delivered.records.extend(self.shared.record_of(now, key, session, number));
+        }
+        self.shared.weigh(session);
+        if lasts && !keep {
+            self.watch(key);
+        }
         if let Some(mut exchange) = connection.and_then(|id| self.exchange_of(now, id)) {
             exchange.pump();
         }
-        true
     }
 }
 
 impl Share {
     fn parcel(self, message: &Arc<Message>) -> Parcel {
-        let Self { qos, retain, ids, shared, since } = self;
-        Parcel { message: Arc::clone(message), qos, retain, subscriptions: ids, shared, since }
+        let Self { qos, retain, ids, shared, since, waited } = self;
+        Parcel { message: Arc::clone(message), qos, retain, subscriptions: ids, shared, since, waited }
     }
 }
 
-/// The highest QoS of the matching subscriptions [MQTT-3.3.4-2], and all their identifiers [MQTT-3.3.4-4].
-fn share<'a>(message: &Message, wanted: impl Iterator<Item = &'a Granted>, since: Instant) -> Option<Share> {
-    let mut share: Option<Share> = None;
-    for granted in wanted {
-        let share = share.get_or_insert_with(|| Share {
-            qos: Qos::AtMostOnce,
-            retain: false,
-            ids: Vec::new(),
-            shared: None,
-            since,
-        });
-        share.qos = share.qos.max(granted.qos.min(message.qos));
-        share.retain |= granted.retain_as_published && message.retain;
-        share.ids.extend(granted.id);
+impl Handout<'_> {
+    /// The highest QoS of the matching subscriptions [MQTT-3.3.4-2], and all their identifiers [MQTT-3.3.4-4].
+    fn share<'a>(&self, wanted: impl Iterator<Item = &'a Granted>) -> Option<Share> {
+        let mut share: Option<Share> = None;
+        for granted in wanted {
+            let share = share.get_or_insert_with(|| Share {
+                qos: Qos::AtMostOnce,
+                retain: false,
+                ids: Vec::new(),
+                shared: None,
+                since: self.since,
+                waited: self.waited,
+            });
+            share.qos = share.qos.max(granted.qos.min(self.message.qos));
+            share.retain |= granted.retain_as_published && self.message.retain;
+            share.ids.extend(granted.id);
+        }
+        share
     }
-    share
 }
 
 impl Shared {
@@ -188,15 +231,12 @@ impl Shared {
         qos: Qos,
         message: &Message,
     ) -> Option<Readiness> {
-        let limits = &self.limits;
-        let bytes = outbound.bytes() + backlog.unwrap_or(0) + message.footprint();
-        if bytes > limits.outgoing_bytes {
-            return None;
-        }
+        let bytes = backlog.unwrap_or(0) + message.footprint();
         if qos == Qos::AtMostOnce {
-            return backlog.map(|_| Readiness::Ready);
+            let fits = outbound.bytes() + bytes <= self.limits.outgoing_bytes;
+            return backlog.filter(|_| fits).map(|_| Readiness::Ready);
         }
-        if outbound.len() >= limits.outgoing_messages {
+        if self.has_no_room(outbound, bytes) {
             return None;
         }
         match backlog {
@@ -211,7 +251,8 @@ impl Exchange<'_> {
     /// Sends a QoS 0 message, unless the client is too slow for it.
     fn send_now(&mut self, message: &Arc<Message>, share: &Share) -> bool {
         let waiting = self.session.outbound.bytes() + self.connection.outbox.backlog();
-        let fits = waiting + message.footprint() <= self.shared.limits.outgoing_bytes;
+        let fits =
+            waiting + message.footprint() <= self.shared.limits.outgoing_bytes && !self.shared.is_crowded();
         let copy = write::Copy {
             message,
             qos: Qos::AtMostOnce,
@@ -219,7 +260,7 @@ impl Exchange<'_> {
             dup: false,
             packet_id: None,
             subscriptions: &share.ids,
-            seconds_left: message.seconds_left(self.now.since(share.since)),
+            seconds_left: message.seconds_left(share.waited + self.now.since(share.since)),
         };
         let (version, most) = (self.version(), self.packet_bytes());
         let told = &mut self.connection.told;
@@ -253,7 +294,7 @@ impl Exchange<'_> {
             if self.session.outbound.len() == 0 {
                 break;
             }
-            let sent = match self.session.outbound.next() {
+            let sent = match self.session.outbound.next(self.shared.planted) {
                 None => break,
                 Some(Next::Release { packet_id }) => {
                     write::ack(outbox, version, Kind::PubRel, packet_id, ReasonCode::SUCCESS);
@@ -285,9 +326,11 @@ impl Exchange<'_> {
             if sent {
                 self.session.outbound.sent();
             } else {
-                self.session.outbound.discard();
+                let through = self.session.outbound.discard();
+                self.shared.through(&self.session.client, through);
             }
         }
+        self.shared.weigh(self.session);
         self.shared.stir(self.id, self.connection);
     }
 
@@ -329,31 +372,44 @@ impl Exchange<'_> {
                 ids: id.into_iter().collect(),
                 shared: None,
                 since: entry.since,
+                waited: Duration::ZERO,
             };
             if share.qos == Qos::AtMostOnce {
                 self.send_now(&message, &share);
             } else {
-                self.session.outbound.push(share.parcel(&message));
+                // Nobody waits for it; with QoS 2 it has its record first, as always.
+                let keep = self.session.is_persistent() && share.qos == Qos::ExactlyOnce;
+                let number = self.session.outbound.push(share.parcel(&message), keep, None);
+                let record = self.shared.record_of(self.now, self.key, self.session, number).filter(|_| keep);
+                if let Some((op, receipt)) = record {
+                    self.shared.requests.push_back(Request::Record { op, receipt: Some(receipt) });
+                }
             }
         }
     }
 
     pub(super) fn puback(&mut self, ack: &mqtt::Ack<'_>) {
         // A refusal frees the message as well [MQTT-4.4.0-2]; an unknown id is of no consequence.
-        self.session.outbound.finished(ack.packet_id.get(), Qos::AtLeastOnce);
+        let through = self.session.outbound.finished(ack.packet_id.get(), Qos::AtLeastOnce);
+        self.shared.through(&self.session.client, through);
         self.pump();
     }
 
     pub(super) fn pubrec(&mut self, ack: &mqtt::Ack<'_>) {
         let packet_id = ack.packet_id.get();
         if ack.reason.is_failure() {
-            self.session.outbound.finished(packet_id, Qos::ExactlyOnce);
+            let through = self.session.outbound.finished(packet_id, Qos::ExactlyOnce);
+            self.shared.through(&self.session.client, through);
             self.pump();
             return;
         }
-        let reason = match self.session.outbound.received(packet_id) {
-            Acked::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
-            _ => ReasonCode::SUCCESS,
+        let received = self.session.outbound.received(packet_id, self.shared.planted);
+        self.shared.weigh(self.session);
+        let reason = match received {
+            Received::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+            Received::Release => ReasonCode::SUCCESS,
+            Received::Record(number) => return self.keep_release(number),
+            Received::Waiting => return,
         };
         let (version, within) = (self.version(), self.connection.explains_within());
         write::ack_explained(&mut self.connection.outbox, version, Kind::PubRel, packet_id, reason, within);
@@ -361,7 +417,8 @@ impl Exchange<'_> {
     }
 
     pub(super) fn pubcomp(&mut self, ack: &mqtt::Ack<'_>) {
-        self.session.outbound.completed(ack.packet_id.get());
+        let through = self.session.outbound.completed(ack.packet_id.get());
+        self.shared.through(&self.session.client, through);
         self.pump();
     }
 }

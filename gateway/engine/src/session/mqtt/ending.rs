@@ -2,16 +2,16 @@
 //! And what time alone does to them. Owns no packets beyond DISCONNECT.
 
 use super::connection::{Greeting, Phase};
-use super::session::Session;
+use super::outbound::Outbound;
 use super::slab::SessionKey;
 use super::timers::{Armed, Due};
-use super::{Mqtt, Receipt, Shared, Waiting, record, write};
-use crate::event::{Action, Notice, Op, Output};
+use super::{Mqtt, Receipt, Waiting, record, write};
+use crate::event::{Notice, Op, Output};
 use crate::id::ConnId;
 use crate::session::{self, Request};
 use crate::time::{Duration, Instant};
 use std::borrow::Cow;
-use tidegate_wire::mqtt::{Error, ReasonCode};
+use tidegate_wire::mqtt::{Error, Kind, ReasonCode};
 
 /// The longest that one packet may take to come in: 256 KiB at 9,600 baud. Keep-alive sees to peers that are silent.
 const PACKET_PATIENCE: Duration = Duration::from_secs(300);
@@ -77,6 +77,18 @@ impl Mqtt {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match &connection.phase {
             Phase::Closing => return,
+            // Its CONNACK never left, and will not: it is refused.
+            Phase::Open(link) if link.unanswered.is_some() => {
+                connection.outbox.clear();
+                let (version, most) = (connection.version, link.packet_bytes);
+                let reason = ending.reason.filter(|reason| reason.belongs_to(Kind::ConnAck));
+                self.refuse_connect(
+                    id,
+                    version,
+                    (reason.unwrap_or(ReasonCode::SERVER_UNAVAILABLE), &ending.words),
+                    most,
+                );
+            }
             Phase::Open(link) => {
                 let most = link.packet_bytes;
                 if let Some(reason) = ending.reason {
@@ -97,6 +109,7 @@ impl Mqtt {
                     .output(Output::Notice(Notice::Refused { peer, reason: ending.words.to_string() }));
             }
         }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
         self.shared.packets_sent += u64::from(connection.outbox.take_packets());
         for bytes in connection.outbox.take() {
             self.shared.bytes_sent += bytes.len() as u64;
@@ -122,8 +135,8 @@ impl Mqtt {
         let Some(session) = self.sessions.get_mut(link.session) else { return };
         session.connection = None;
         session.held.clear();
-        if ending.quiet {
-            session.will = None;
+        if ending.quiet || link.unanswered.is_some() {
+            self.shared.drop_will(session);
         }
         let expiry = session.expiry;
         if let Some(will) = &mut session.will {
@@ -132,6 +145,9 @@ impl Mqtt {
             will.due = Some(now.after(delay));
             if delay.is_zero() {
                 self.shared.publish_will(session);
+            } else if session.will_recorded {
+                let op = self.shared.will_record(now, &session.client, will);
+                self.shared.change(op);
             }
         }
         if expiry.is_zero() {
@@ -139,13 +155,15 @@ impl Mqtt {
             return;
         }
         session.ends = Some(now.after(expiry));
+        // Nobody is there to acknowledge what is under way.
+        self.spill(now, link.session, Duration::ZERO);
         self.watch(link.session);
     }
 
     /// Sets a session's timer.
     pub(super) fn watch(&mut self, key: SessionKey) {
         if let Some(session) = self.sessions.get_mut(key)
-            && let Some(due) = session.due()
+            && let Some(due) = session.due(self.shared.limits.outgoing_spill_after)
         {
             self.timers.arm(&mut session.armed, due, Due::Session(key));
         }
@@ -156,17 +174,27 @@ impl Mqtt {
         let Some(mut session) = self.sessions.remove(key) else { return };
         self.timers.disarm(&mut session.armed, Due::Session(key));
         self.shared.publish_will(&mut session);
+        self.shared.drop_will(&mut session);
         self.clients.remove(&session.client);
         for filter in session.subscriptions.keys() {
             self.tree.remove(filter, key);
         }
-        if let Some(outbound) = session.outbound.touched() {
-            self.pass_on(now, outbound);
-        }
         let session_key = session.recorded.then(|| record::session_key(&session.client));
         let packet_keys = session.inbound.recorded().map(|id| record::packet_key(&session.client, id));
-        // The session's own record last: a crash in between must not leave packet ids without a session.
-        let mut removals: Vec<_> = packet_keys.chain(session_key).collect();
+        let mut removals: Vec<_> = packet_keys.collect();
+        for (through, parcel) in session.outbound.drain() {
+            if through.recorded {
+                removals.push(record::outgoing_key(&session.client, through.number));
+            }
+            match (parcel, through.claim) {
+                (Some(parcel), claim) => self.pass_on(now, &parcel, claim),
+                (None, Some(claim)) => self.shared.settle(claim, false),
+                (None, None) => {}
+            }
+        }
+        self.shared.weigh(&mut session);
+        // The session's own record last: a crash in between must not leave what belongs to a session without it.
+        removals.extend(session_key);
         let Some(last) = removals.pop() else { return };
         for key in removals {
             self.shared.change(Op::Remove { key });
@@ -192,6 +220,7 @@ impl Mqtt {
     pub(super) fn connection_due(&mut self, now: Instant, id: ConnId) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.armed = Armed::default();
+        let patience = self.shared.limits.record_patience;
         let (next, ending) = match &connection.phase {
             Phase::Closing => return,
             Phase::Greeting(Greeting::Refused { due, most }) => {
@@ -233,6 +262,14 @@ impl Mqtt {
                 }
             }
         };
+        let (next, ending) = match self.unanswered_since(id) {
+            Some(since) if since.after(patience) < next => (
+                since.after(patience),
+                Ending::told(ReasonCode::SERVER_BUSY, "the store does not take what its answer promises"),
+            ),
+            _ => (next, ending),
+        };
+        let Some(connection) = self.connections.get_mut(&id) else { return };
         if next <= now {
             self.end(now, id, &ending);
         } else {
@@ -241,10 +278,19 @@ impl Mqtt {
         }
     }
 
+    /// Since when an answer to a connection has waited for the store.
+    pub(super) fn unanswered_since(&self, id: ConnId) -> Option<Instant> {
+        let link = self.connections.get(&id)?.link()?;
+        let connack = link.unanswered.map(|(_, since)| since);
+        connack.or_else(|| Some(self.sessions.get(link.session)?.held.front()?.since))
+    }
+
     /// A session's timer went off.
     pub(super) fn session_due(&mut self, now: Instant, key: SessionKey) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.armed = Armed::default();
+        self.spill(now, key, self.shared.limits.outgoing_spill_after);
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.will.as_ref().and_then(|will| will.due).is_some_and(|due| due <= now) {
             self.shared.publish_will(session);
         }
@@ -252,21 +298,6 @@ impl Mqtt {
             self.remove_session(now, key);
         } else {
             self.watch(key);
-        }
-    }
-}
-
-impl Shared {
-    /// Publishes a session's will, if its connection has ended; nobody waits for it.
-    pub(super) fn publish_will(&mut self, session: &mut Session) {
-        if let Some(will) = session.will.take_if(|will| will.due.is_some()) {
-            if !session.may_publish(&will.incoming.topic) {
-                // It was allowed when it was left, and is not any more.
-                self.publishes_denied += 1;
-                self.denied(&session.device, Action::Will, will.incoming.topic.as_str());
-                return;
-            }
-            self.requests.push_back(Request::Publish { incoming: will.incoming, receipt: None });
         }
     }
 }

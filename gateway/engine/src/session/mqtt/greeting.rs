@@ -217,10 +217,12 @@ impl Mqtt {
         let (device, proof, peer) = (session.device.clone(), identity.proof, connection.peer.address);
         session.expiry = expiry;
         session.ends = None;
-        session.will = will.map(Box::new);
         session.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
-        if session.recorded && expiry_changed {
-            self.shared.record(session);
+        let unanswered =
+            self.shared.remember(now, key, session, expiry_changed, will).map(|serial| (serial, now));
+        if unanswered.is_some() {
+            let due = now.after(self.shared.limits.record_patience);
+            self.timers.arm(&mut connection.armed, due, Due::Connection(id));
         }
         self.greeting.remove(&id);
         let silence_ms = NonZeroU32::new(u32::from(keep_alive) * 1_500);
@@ -240,6 +242,7 @@ impl Mqtt {
             packet_bytes: packet_bytes(connect),
             explains: connect.properties.request_problem_info().unwrap_or(true),
             publisher: false,
+            unanswered,
             leaving: false,
         });
         let list = self.shared.connack_properties(connect, &client, assigned, expiry, keep_alive);
@@ -295,7 +298,7 @@ impl Mqtt {
         &mut self,
         id: ConnId,
         version: Version,
-        (reason, words): Refusal,
+        (reason, words): (ReasonCode, &str),
         most: usize,
     ) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -323,6 +326,40 @@ impl Shared {
     /// A session expiry as far as the gateway grants it.
     pub(super) fn capped_expiry(&self, seconds: u32) -> Duration {
         Duration::from_secs(seconds.into()).min(self.limits.session_expiry_max)
+    }
+
+    /// Has the store learn what a CONNECT changed of a session that lasts: the expiry of one that has a record, and the
+    /// will. Gives the number of the record for which CONNACK waits, if there is one: it says that the will is stored
+    /// [MQTT-3.1.2-8].
+    fn remember(
+        &mut self,
+        now: Instant,
+        key: SessionKey,
+        session: &mut Session,
+        expiry_changed: bool,
+        will: Option<Will>,
+    ) -> Option<u64> {
+        let record = will
+            .as_ref()
+            .filter(|_| session.is_persistent())
+            .map(|will| self.will_record(now, &session.client, will));
+        if record.is_none() {
+            self.drop_will(session);
+        }
+        session.will = will;
+        let changed = if session.recorded { expiry_changed } else { record.is_some() };
+        let mut ops = Vec::new();
+        if changed {
+            ops.push(self.put(session));
+        }
+        session.recorded |= changed;
+        session.will_recorded = record.is_some();
+        ops.extend(record);
+        let last = ops.pop()?;
+        for op in ops {
+            self.change(op);
+        }
+        Some(self.put_and_wait(key, session, last))
     }
 
     /// Checks a will as if it were published now: later nobody could be told.

@@ -71,6 +71,13 @@ impl Outbox {
         pieces.into_iter().chain(tail)
     }
 
+    /// Forgets what has not been given to the shell.
+    pub(super) fn clear(&mut self) {
+        self.pieces.clear();
+        self.tail.clear();
+        self.finished = 0;
+    }
+
     /// The shell has sent so many bytes.
     pub(super) fn sent(&mut self, count: usize) {
         if let Some(gathered) = &mut self.0 {

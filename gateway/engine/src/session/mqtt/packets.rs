@@ -6,6 +6,7 @@ use super::ending::Ending;
 use super::session::{HELD_MAX, Session};
 use super::slab::SessionKey;
 use super::subscriptions::Tree;
+use super::timers::Due;
 use super::{Mqtt, Shared, write};
 use crate::id::ConnId;
 use crate::time::Instant;
@@ -190,6 +191,16 @@ impl Mqtt {
             return Err(Ending::fault(ReasonCode::QUOTA_EXCEEDED, "it does not read its answers"));
         }
         exchange.shared.stir(id, exchange.connection);
+        if let Some(held) = exchange.session.held.front() {
+            let due = held.since.after(exchange.shared.limits.record_patience);
+            self.timers.arm(&mut exchange.connection.armed, due, Due::Connection(id));
+        }
+        // Retained messages for it may have come among those that are to have records in time.
+        if exchange.session.is_persistent()
+            && let Some(due) = exchange.session.due(exchange.shared.limits.outgoing_spill_after)
+        {
+            self.timers.arm(&mut exchange.session.armed, due, Due::Session(key));
+        }
         pause
     }
 
@@ -247,12 +258,15 @@ impl Shared {
     /// Says whether to read from a connection, if that has changed: not while it has packets waiting, while a
     /// publisher is to hold, or while it does not read its answers.
     pub(super) fn regulate(&mut self, id: ConnId, connection: &mut Connection) {
+        let backlog = connection.outbox.backlog();
+        self.queued_bytes = (self.queued_bytes + backlog).saturating_sub(connection.weighed);
+        connection.weighed = backlog;
         let reading = connection.waiting.is_empty()
             && match &connection.phase {
                 Phase::Greeting(_) => true,
                 Phase::Open(link) => {
                     let most = self.limits.outgoing_bytes / if connection.reading { 2 } else { 4 };
-                    let reads = connection.outbox.backlog() <= most;
+                    let reads = backlog <= most;
                     !(link.leaving || self.holding && link.publisher) && reads
                 }
                 Phase::Closing => return,
@@ -348,7 +362,7 @@ impl Exchange<'_> {
             }
         }
         if reason == ReasonCode::SUCCESS {
-            self.session.will = None;
+            self.shared.drop_will(self.session);
         }
         Err(Ending::wished(reason))
     }

@@ -93,8 +93,10 @@ impl Exchange<'_> {
             duplicate: publish.dup,
             source: Source::Mqtt,
             properties,
-            record: recorded
-                .then(|| (record::packet_key(&self.session.client, packet_id), record::packet_value())),
+            record: recorded.then(|| Op::Put {
+                key: record::packet_key(&self.session.client, packet_id),
+                value: record::packet_value(),
+            }),
         };
         self.shared.requests.push_back(Request::Publish { incoming, receipt });
         Ok(())

@@ -41,6 +41,7 @@ pub(super) const HELD_MAX: usize = 16;
 pub(super) struct Held {
     pub(super) serial: u64,
     pub(super) packet: Bytes,
+    pub(super) since: Instant,
 }
 
 /// A session.
@@ -61,6 +62,8 @@ pub(super) struct Session {
     /// Its timer.
     pub(super) armed: Armed,
     pub(super) will: Option<Box<Will>>,
+    /// A record of the will was ordered, durable or not yet.
+    pub(super) will_recorded: bool,
     pub(super) subscriptions: Rare<BTreeMap<Filter, Granted>>,
     /// At most one a subscription.
     pub(super) replays: Rare<VecDeque<Replay>>,
@@ -87,6 +90,7 @@ impl Session {
             ends: None,
             armed: Armed::default(),
             will: None,
+            will_recorded: false,
             subscriptions: Rare::new(),
             replays: Rare::new(),
             inbound: Rare::new(),
@@ -152,12 +156,10 @@ impl Session {
         self.inbound.pending() == 0 && self.held.is_empty()
     }
 
-    /// When time alone does something to it.
-    pub(super) fn due(&self) -> Option<Instant> {
+    /// When time alone does something to it; `patience` is how long its client may take to acknowledge a message.
+    pub(super) fn due(&self, patience: Duration) -> Option<Instant> {
         let will = self.will.as_ref().and_then(|will| will.due);
-        match (self.ends, will) {
-            (Some(ends), Some(will)) => Some(ends.min(will)),
-            (ends, will) => ends.or(will),
-        }
+        let spill = if self.is_persistent() { self.outbound.spill_due(patience) } else { None };
+        [self.ends, will, spill].into_iter().flatten().min()
     }
 }

@@ -2,6 +2,7 @@
 
 use super::packets::Exchange;
 use super::session::{Held, Session};
+use super::slab::SessionKey;
 use super::subscriptions::Granted;
 use super::{Receipt, Shared, Waiting, record, sys, write};
 use crate::event::{Action, Op};
@@ -126,12 +127,8 @@ impl Exchange<'_> {
     fn answer(&mut self, changed: bool, packet: &Packet<'_>) {
         if changed && self.session.is_persistent() {
             self.session.recorded = true;
-            self.session.ordered += 1;
-            let receipt = Receipt { session: self.key, waiting: Waiting::Record(self.session.ordered) };
             let op = self.shared.put(self.session);
-            self.shared
-                .requests
-                .push_back(Request::Record { op, receipt: Some(session::Receipt::Mqtt(receipt)) });
+            self.shared.put_and_wait(self.key, self.session, op);
         }
         let version = self.version();
         if self.session.durable >= self.session.ordered {
@@ -144,12 +141,16 @@ impl Exchange<'_> {
         let length = mqtt::encoded_len(version, packet).unwrap_or(0);
         let mut bytes = vec![0; length];
         if length <= self.packet_bytes() && mqtt::encode(version, packet, &mut bytes).is_ok() {
-            self.session.held.push_back(Held { serial: self.session.ordered, packet: Bytes::from(bytes) });
+            let serial = self.session.ordered;
+            self.session.held.push_back(Held { serial, packet: Bytes::from(bytes), since: self.now });
         }
     }
 
     /// The session's record of this number is durable, and all before it.
     pub(super) fn recorded(&mut self, serial: u64) {
+        if let Some(link) = self.connection.link_mut() {
+            link.unanswered.take_if(|(waits_for, _)| *waits_for <= serial);
+        }
         while let Some(held) = self.session.held.pop_front_if(|held| held.serial <= serial) {
             self.connection.outbox.tail().extend_from_slice(&held.packet);
         }
@@ -178,7 +179,15 @@ impl Shared {
         self.change(op);
     }
 
-    fn put(&self, session: &Session) -> Op {
+    /// Orders a change of a session's record for which an answer waits; gives its number.
+    pub(super) fn put_and_wait(&mut self, key: SessionKey, session: &mut Session, op: Op) -> u64 {
+        session.ordered += 1;
+        let receipt = Receipt { session: key, waiting: Waiting::Record(session.ordered) };
+        self.requests.push_back(Request::Record { op, receipt: Some(session::Receipt::Mqtt(receipt)) });
+        session.ordered
+    }
+
+    pub(super) fn put(&self, session: &Session) -> Op {
         Op::Put {
             key: record::session_key(&session.client),
             value: record::encode(session.expiry_seconds(), &session.subscriptions),
