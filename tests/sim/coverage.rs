@@ -75,6 +75,10 @@ paths! {
     subscribed, 200, "messages delivered to local subscribers";
     retained_sent, 100, "retained messages sent to a new subscriber";
     retained_found, 100, "retained messages found at a start";
+    subscribed_for_good, 2_000, "messages that reached a subscriber whose session lasts";
+    redelivered, 50, "PUBLISH packets sent to a subscriber again (DUP)";
+    released, 200, "QoS 2 messages released to a subscriber";
+    overruns, 5, "times that a subscriber's queue was said to be full";
     calm, 50, "seeds without any fault, held to write nothing";
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Act {
     Made { key: Key, topic: Topic, qos: u8 },
     /// It can no longer promise that this message comes once.
     Excused { number: u32 },
+    /// Its application gets a message.
+    Got(Key),
     /// The gateway has treated it as it must not.
     Complain(&'static str),
     /// It opens a connection.

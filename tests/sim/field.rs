@@ -107,6 +107,7 @@ impl World {
                     record.excused = true;
                 }
             }
+            Act::Got(key) => self.oracle.got(device as u16, key)?,
             Act::Complain(text) => {
                 return Err(Violation(format!("d{device} complains: {text}")));
             }
@@ -159,6 +160,9 @@ impl World {
             if self.rng.bool() {
                 port.port += 1;
             }
+        }
+        if amnesia {
+            self.oracle.subscribers.excuse(device as u16);
         }
         if let Some(model) = self.devices.get_mut(device) {
             model.reboot(now, &mut self.rng, amnesia);

@@ -140,12 +140,19 @@ impl Gateway {
         if let Some(upstream) = stats.upstreams.iter().find(|upstream| upstream.in_flight > 0) {
             return Some(format!("{} messages are under way to {}", upstream.in_flight, upstream.name));
         }
+        if stats.mqtt.queued > 0 {
+            return Some(format!("{} messages wait for subscribers", stats.mqtt.queued));
+        }
         (stats.holding).then(|| "devices are told to hold".into())
     }
 
     /// What it must not have when everything is quiet.
     pub(crate) fn leftover(&self) -> Option<String> {
         let stats = self.engine.as_ref()?.stats();
+        let lost = stats.mqtt.queued_bytes;
+        if lost > 0 && stats.mqtt.peers == 0 {
+            return Some(format!("{lost} bytes count as waiting for subscribers"));
+        }
         if stats.unsafe_bytes > 0 {
             return Some(format!("{} bytes count as not safe", stats.unsafe_bytes));
         }
@@ -421,6 +428,12 @@ impl World {
         match notice {
             Notice::Buried { .. } => self.coverage.buried += 1,
             Notice::Holding { on: true, .. } => self.coverage.holds += 1,
+            Notice::SubscriberOverrun { client, .. } => {
+                self.coverage.overruns += 1;
+                if let Some(device) = client.as_str().strip_prefix('d').and_then(|text| text.parse().ok()) {
+                    self.oracle.subscribers.excuse(device);
+                }
+            }
             Notice::SessionLost { client, reason } => {
                 return Err(Violation(format!("the session of {client} is lost: {reason}")));
             }
@@ -442,6 +455,11 @@ impl World {
             * (facts + self.devices.len() as u64 * u64::from(limits.receive_maximum) * LARGEST_PIECE_BYTES);
         if stats.unsafe_bytes > limits.unsafe_bytes as u64 + under_way {
             return Err(Violation(format!("bounds: {} bytes are not safe", stats.unsafe_bytes)));
+        }
+        // What is sent stands in a buffer, too, until it has left.
+        let most = 2 * limits.outgoing_bytes_in_all as u64 + facts;
+        if stats.mqtt.queued_bytes > most {
+            return Err(Violation(format!("bounds: {} bytes wait for subscribers", stats.mqtt.queued_bytes)));
         }
         let most = limits.spool_bytes.saturating_add(limits.unsafe_bytes as u64 + under_way);
         if self.disk.bytes() > most {

@@ -18,6 +18,7 @@ mod plan;
 mod retained;
 mod show;
 mod storage;
+mod subscribers;
 mod tap;
 mod trace;
 mod uplink;

@@ -2,6 +2,7 @@
 //! pause that grows, hand over as many readings as its window allows. A subscriber does both.
 
 use super::device::{Act, Application, Reading};
+use super::payload;
 use super::plan::{MS, Protocol, SECOND};
 use bytes::Bytes;
 use fastrand::Rng;
@@ -185,7 +186,13 @@ impl MqttDevice {
                     application.acts.push_back(Act::Complain("its subscription is refused"));
                 }
                 Event::Subscribed { .. } => self.has_session |= persistent,
-                Event::Disconnected { .. } | Event::Message { .. } => {}
+                // A retained message may come in its turn and once more for a subscription.
+                Event::Message { retain: true, .. } => {}
+                Event::Message { payload, .. } => match payload::read(payload) {
+                    Some(key) => application.acts.push_back(Act::Got(key)),
+                    None => application.acts.push_back(Act::Complain("it gets what nobody sent")),
+                },
+                Event::Disconnected { .. } => {}
             }
         }
         if let (true, Some(qos)) = (subscribe, self.subscribes) {

@@ -15,11 +15,13 @@
 //!   never was under way does not. A message has no more ids than times it was received; a CoAP exchange gives one id
 //!   in one life of the gateway; a QoS 2 message of a client that keeps its state has one id, ever.
 //! - **P7** No PUBACK or PUBREC of 0x80 or above, no CoAP error but 5.03 and 4.29; acknowledgements in the order of reception.
+//! - What local subscribers get stands in `subscribers`.
 //! - Windows, commits, loads and what the engine keeps stay within their bounds; nothing goes to an upstream that is down
 //!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say.
 
 use super::payload::{self, Key};
 use super::retained::Retained;
+use super::subscribers::Subscribers;
 use super::upstream::Handed;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -128,6 +130,8 @@ pub(crate) struct Oracle {
     copies: BTreeMap<(LaneId, u16, MessageId), Copy>,
     orders: BTreeMap<(LaneId, u16), Order>,
     upstreams: Vec<Known>,
+    /// What local subscribers get.
+    pub(crate) subscribers: Subscribers,
     /// Commits that were ordered and not answered.
     ordered: VecDeque<Arc<Batch>>,
     /// Steps of the engine so far.
@@ -172,6 +176,7 @@ impl Oracle {
             copies: BTreeMap::new(),
             orders: BTreeMap::new(),
             upstreams,
+            subscribers: Subscribers::default(),
             ordered: VecDeque::new(),
             step: 0,
             inserts: 0,
@@ -227,6 +232,9 @@ impl Oracle {
         if record.topic.as_str() != topic {
             broken!("{key} came in under {topic}, and was sent under {}", record.topic);
         }
+        if record.required.is_empty() {
+            self.subscribers.received(key, record.qos);
+        }
         record.requires(&self.setup);
         if let Some((port, mid)) = exchange {
             record.exchanges.insert((epoch, port, mid));
@@ -267,6 +275,17 @@ impl Oracle {
         broken!("P1: {how} for {key}, which is not safe; it needs {lanes:?}, its ids are {:?}", record.ids);
     }
 
+    /// A subscriber's application gets a message.
+    pub(crate) fn got(&mut self, device: u16, key: Key) -> Held {
+        let Some(record) = self.records.get(usize::from(key.device)).and_then(|r| r.get(key.number as usize))
+        else {
+            broken!("d{device} gets {key}, which was never made");
+        };
+        // Datagrams may overtake one another.
+        let ordered = record.exchanges.is_empty();
+        self.subscribers.got(device, key, record.topic.as_str(), record.qos, ordered)
+    }
+
     /// The engine names a message in an order: P4.
     fn see(&mut self, message: &Message) -> Result<Key, Violation> {
         let id = message.id;
@@ -298,10 +317,11 @@ impl Oracle {
     /// The engine orders a commit.
     pub(crate) fn ordered(&mut self, batch: &Arc<Batch>) -> Held {
         let limits = &self.setup.limits;
-        // A message and its record are not parted, and what waits to be forgotten rides along: what has been delivered
-        // from the lanes' memory since the last commit, and what is let wait beyond that.
+        // A message, its records and its copies for subscribers are not parted, and what waits to be forgotten rides
+        // along: what has been delivered from the lanes' memory since the last commit, and what is let wait beyond that.
         let lanes = limits.lane_memory_messages * self.setup.routes.len();
-        let most = limits.commit_ops + 3 + 2 * limits.forgets_waiting + lanes;
+        let copies = limits.outgoing_messages * self.records.len();
+        let most = limits.commit_ops + 3 + 2 * limits.forgets_waiting + lanes + copies;
         if batch.ops.len() > most {
             broken!("bounds: a commit of {} changes, at most {most}", batch.ops.len());
         }
@@ -544,6 +564,7 @@ impl Oracle {
             for (number, record) in (0..).zip(records) {
                 let key = Key { device, number };
                 self.finish_record(key, record)?;
+                self.subscribers.finish(key, record.qos, record.acked, !record.excused)?;
             }
             self.finish_order(device)?;
         }

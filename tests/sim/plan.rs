@@ -200,6 +200,13 @@ fn limits(rng: &mut Rng, calm: bool) -> Limits {
     if rng.bool() {
         limits.forgets_waiting = rng.usize(1..=16);
     }
+    limits.outgoing_spill_after = Duration::from_millis(rng.u64(5..300));
+    if rng.u8(..10) == 0 {
+        limits.outgoing_messages = rng.usize(2..=12);
+    }
+    if rng.u8(..10) == 0 {
+        limits.outgoing_bytes_in_all = rng.usize(4_000..20_000);
+    }
     if rng.u8(..4) == 0 {
         limits.unsafe_bytes = rng.usize(2_000..20_000);
     }
@@ -257,7 +264,7 @@ fn device(rng: &mut Rng, calm: bool) -> DevicePlan {
             window: if rng.bool() { rng.u16(1..=3) } else { rng.u16(4..=20) },
             keep_alive: rng.u16(1..=5),
             packet_ids: if rng.bool() { 24 } else { u16::MAX },
-            subscribes: if !calm && rng.u8(..5) == 0 { Some(rng.u8(..3)) } else { None },
+            subscribes: if !calm && rng.u8(..5) < 2 { Some(rng.u8(..3)) } else { None },
         }
     } else {
         Protocol::Coap { confirmable: if rng.u8(..4) == 0 { None } else { Some(rng.u8(..5) != 0) } }

@@ -36,6 +36,7 @@ pub(crate) enum Packet {
         pid: u16,
         code: u8,
     },
+    Suback,
     Disconnect {
         code: u8,
     },
@@ -126,6 +127,7 @@ fn read(first: u8, body: &[u8], five: bool) -> Option<Packet> {
         5 => Packet::Pubrec { pid: two(body)?, code: code() },
         6 => Packet::Pubrel { pid: two(body)? },
         7 => Packet::Pubcomp { pid: two(body)?, code: code() },
+        9 => Packet::Suback,
         14 => Packet::Disconnect { code: body.first().copied().unwrap_or(0) },
         kind => Packet::Other { kind },
     })

@@ -91,6 +91,9 @@ impl World {
                     )));
                 }
                 Packet::Publish { retain: true, .. } => coverage.retained_sent += 1,
+                Packet::Suback => self.oracle.subscribers.granted(device as u16),
+                Packet::Publish { dup: true, .. } => coverage.redelivered += 1,
+                Packet::Pubrel { .. } => coverage.released += 1,
                 Packet::Publish { key: None, .. } => {
                     return Err(Violation(format!("d{device} is told what nobody sent: {packet:?}")));
                 }

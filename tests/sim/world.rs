@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::field::{Connection, Port};
 use super::gateway::Gateway;
 use super::oracle::{Held, Oracle, Violation};
-use super::plan::{MS, Plan, SECOND};
+use super::plan::{MS, Plan, Protocol, SECOND};
 use super::trace::Trace;
 use super::upstream::Broker;
 use bytes::Bytes;
@@ -139,6 +139,11 @@ impl World {
             rng,
             plan,
         };
+        for (device, plan) in (0..).zip(&world.plan.devices) {
+            if let Protocol::Mqtt { clean: false, subscribes: Some(qos), .. } = plan.protocol {
+                world.oracle.subscribers.add(device, qos);
+            }
+        }
         world.coverage.calm += u64::from(world.plan.calm);
         if traced {
             let lines = format!("{:#?}", world.plan);
@@ -268,6 +273,7 @@ impl World {
             return Err(Violation(format!("at the end {text}")));
         }
         self.coverage.messages += self.devices.iter().map(Device::made).sum::<u64>();
+        self.coverage.subscribed_for_good += self.oracle.subscribers.count();
         self.coverage.arrived += self.oracle.arrivals;
         self.coverage.duplicated += self.oracle.duplicates;
         self.coverage.inverted += self.oracle.excused_inversions;

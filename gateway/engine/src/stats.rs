@@ -52,6 +52,10 @@ pub struct ProtocolStats {
     pub acknowledged: u64,
     /// Counter: messages sent to subscribers.
     pub delivered: u64,
+    /// Gauge: messages of QoS 1 and 2 that subscribers have not acknowledged (MQTT only).
+    pub queued: u64,
+    /// Gauge: bytes that wait for all subscribers together, in queues and buffers (MQTT only).
+    pub queued_bytes: u64,
     /// Counter: messages not kept for a subscriber, or not taken from a device, because a bound was reached and nothing was promised.
     pub dropped: u64,
     /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.

@@ -127,6 +127,8 @@ struct Shared {
     wall: Stamp,
     /// Bytes that wait for all subscribers, in queues and buffers.
     queued_bytes: usize,
+    /// Messages of QoS 1 and 2 that subscribers have not acknowledged.
+    queued: usize,
     requests: VecDeque<Request>,
     /// Connections that have something to send.
     dirty: VecDeque<ConnId>,
@@ -198,6 +200,7 @@ impl Mqtt {
                 stopping: false,
                 wall: now.wall,
                 queued_bytes: 0,
+                queued: 0,
                 requests: VecDeque::new(),
                 dirty: VecDeque::new(),
                 retained: Retained::default(),
@@ -522,6 +525,8 @@ impl Mqtt {
             acknowledged: self.shared.acknowledged,
             delivered: self.shared.delivered,
             dropped: self.shared.dropped,
+            queued: self.shared.queued as u64,
+            queued_bytes: self.shared.queued_bytes as u64,
             refused: self.shared.refused,
             sign_ins_refused: self.shared.sign_ins_refused,
             publishes_denied: self.shared.publishes_denied,

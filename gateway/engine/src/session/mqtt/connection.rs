@@ -62,7 +62,7 @@ pub(super) struct Link {
     /// The client has published: it is the kind that is told to hold.
     pub(super) publisher: bool,
     /// Its CONNACK waits for the session's record of this number, since then.
-    pub(super) unanswered: Option<(u64, Instant)>,
+    pub(super) unanswered: Option<Box<(u64, Instant)>>,
     /// Closed as soon as what it still waits for has been acknowledged.
     pub(super) leaving: bool,
 }

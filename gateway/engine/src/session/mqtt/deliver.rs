@@ -177,6 +177,12 @@ impl Mqtt {
                 || self.shared.stopping
                 || session.outbound.is_behind(now, self.shared.limits.outgoing_spill_after));
         let claim = handout.claim.filter(|_| lasts && !self.shared.planted.is(Mutant::CopyUnclaimed));
+        if keep && share.qos == Qos::AtLeastOnce {
+            // What came before has its record before: a crash must not leave the later one alone, which would come first.
+            for number in session.outbound.spill(now, Duration::ZERO) {
+                handout.delivered.records.extend(self.shared.record_of(now, key, session, number));
+            }
+        }
         let number = session.outbound.push(share.parcel(message), keep, claim);
         handout.delivered.taken += 1;
         handout.delivered.claimed += u32::from(claim.is_some());

@@ -182,7 +182,8 @@ impl Mqtt {
         let session_key = session.recorded.then(|| record::session_key(&session.client));
         let packet_keys = session.inbound.recorded().map(|id| record::packet_key(&session.client, id));
         let mut removals: Vec<_> = packet_keys.collect();
-        for (through, parcel) in session.outbound.drain() {
+        let left = session.outbound.touched().map(Outbound::drain).unwrap_or_default();
+        for (through, parcel) in left {
             if through.recorded {
                 removals.push(record::outgoing_key(&session.client, through.number));
             }
@@ -281,7 +282,7 @@ impl Mqtt {
     /// Since when an answer to a connection has waited for the store.
     pub(super) fn unanswered_since(&self, id: ConnId) -> Option<Instant> {
         let link = self.connections.get(&id)?.link()?;
-        let connack = link.unanswered.map(|(_, since)| since);
+        let connack = link.unanswered.as_ref().map(|unanswered| unanswered.1);
         connack.or_else(|| Some(self.sessions.get(link.session)?.held.front()?.since))
     }
 

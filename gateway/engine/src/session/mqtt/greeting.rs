@@ -218,8 +218,10 @@ impl Mqtt {
         session.expiry = expiry;
         session.ends = None;
         session.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
-        let unanswered =
-            self.shared.remember(now, key, session, expiry_changed, will).map(|serial| (serial, now));
+        let unanswered = self
+            .shared
+            .remember(now, key, session, expiry_changed, will)
+            .map(|serial| Box::new((serial, now)));
         if unanswered.is_some() {
             let due = now.after(self.shared.limits.record_patience);
             self.timers.arm(&mut connection.armed, due, Due::Connection(id));
@@ -346,7 +348,7 @@ impl Shared {
         if record.is_none() {
             self.drop_will(session);
         }
-        session.will = will;
+        session.will = will.map(Box::new);
         let changed = if session.recorded { expiry_changed } else { record.is_some() };
         let mut ops = Vec::new();
         if changed {

@@ -71,7 +71,7 @@ impl Mqtt {
                 let will = record::decode_will(value, &client, now)?;
                 let key = *self.clients.get(&client).ok_or(GONE)?;
                 let session = self.sessions.get_mut(key).ok_or(GONE)?;
-                session.will = Some(will);
+                session.will = Some(Box::new(will));
                 session.will_recorded = true;
                 self.watch(key);
             }
@@ -116,8 +116,10 @@ impl Mqtt {
             self.unsettled = false;
             let keys: Vec<SessionKey> = self.clients.values().copied().collect();
             for key in keys {
-                if let Some(session) = self.sessions.get_mut(key) {
-                    session.outbound.settle_clock(now);
+                if let Some(outbound) =
+                    self.sessions.get_mut(key).and_then(|session| session.outbound.touched())
+                {
+                    outbound.settle_clock(now);
                 }
             }
         }
@@ -127,6 +129,7 @@ impl Mqtt {
     pub(super) fn spill(&mut self, now: Instant, key: SessionKey, patience: Duration) {
         if let Some(session) = self.sessions.get_mut(key)
             && session.is_persistent()
+            && session.outbound.len() > 0
         {
             for number in session.outbound.spill(now, patience) {
                 if let Some((op, receipt)) = self.shared.record_of(now, key, session, number) {
@@ -215,17 +218,20 @@ impl Shared {
 
     /// Counts what waits for a session among what waits for all.
     pub(super) fn weigh(&mut self, session: &mut Session) {
-        let bytes = session.outbound.bytes();
-        self.queued_bytes = (self.queued_bytes + bytes).saturating_sub(session.weighed);
-        session.weighed = bytes;
+        let Some(outbound) = session.outbound.touched() else { return };
+        let (bytes, messages) = (outbound.bytes(), outbound.len());
+        let (bytes_before, messages_before) = std::mem::replace(&mut outbound.weighed, (bytes, messages));
+        self.queued_bytes = (self.queued_bytes + bytes).saturating_sub(bytes_before);
+        self.queued = (self.queued + messages).saturating_sub(messages_before);
     }
 
     /// A message of QoS 1 or 2 was dropped for want of room: said when it begins, and whenever the number has doubled.
     pub(super) fn overrun(&mut self, session: &mut Session) {
         self.dropped += 1;
-        session.dropped += 1;
-        if session.dropped.is_power_of_two() {
-            let (client, dropped) = (session.client.clone(), session.dropped);
+        session.outbound.dropped += 1;
+        let dropped = session.outbound.dropped;
+        if dropped.is_power_of_two() {
+            let client = session.client.clone();
             self.output(Output::Notice(Notice::SubscriberOverrun { client, dropped }));
         }
     }

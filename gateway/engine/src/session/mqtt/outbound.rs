@@ -167,6 +167,10 @@ pub(super) struct Outbound {
     last_number: u64,
     /// No message without a record is older than this.
     unkept_since: Option<Instant>,
+    /// What of this counts among the bytes and messages that wait for all subscribers.
+    pub(super) weighed: (usize, usize),
+    /// Messages that were dropped for want of room.
+    pub(super) dropped: u64,
 }
 
 /// The packet id of a message: the numbers go round in the ids.
@@ -195,6 +199,8 @@ impl Outbound {
             bytes: 0,
             last_number: 0,
             unkept_since: None,
+            weighed: (0, 0),
+            dropped: 0,
         }
     }
 

@@ -71,11 +71,9 @@ impl Outbox {
         pieces.into_iter().chain(tail)
     }
 
-    /// Forgets what has not been given to the shell.
+    /// Forgets everything; nothing of it has been given to the shell.
     pub(super) fn clear(&mut self) {
-        self.pieces.clear();
-        self.tail.clear();
-        self.finished = 0;
+        self.0 = None;
     }
 
     /// The shell has sent so many bytes.

@@ -149,7 +149,7 @@ impl Exchange<'_> {
     /// The session's record of this number is durable, and all before it.
     pub(super) fn recorded(&mut self, serial: u64) {
         if let Some(link) = self.connection.link_mut() {
-            link.unanswered.take_if(|(waits_for, _)| *waits_for <= serial);
+            link.unanswered.take_if(|unanswered| unanswered.0 <= serial);
         }
         while let Some(held) = self.session.held.pop_front_if(|held| held.serial <= serial) {
             self.connection.outbox.tail().extend_from_slice(&held.packet);
