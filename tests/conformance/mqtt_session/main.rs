@@ -11,6 +11,7 @@ mod chaos;
 mod connecting;
 mod delivering;
 mod ending;
+mod keeping;
 mod overload;
 mod publishing;
 mod retaining;

@@ -44,6 +44,8 @@ pub(crate) struct World {
     pub(crate) notices: Vec<Notice>,
     pub(crate) closed: BTreeSet<ConnId>,
     pub(crate) reading: BTreeMap<ConnId, bool>,
+    /// What a client that was welcomed was told, the CONNACK included.
+    pub(crate) last_said: Vec<String>,
     /// Claims that were settled, and whether by a commit.
     pub(crate) settled: Vec<(Claim, bool)>,
     /// Writes to each connection.
@@ -82,6 +84,7 @@ impl World {
             notices: Vec::new(),
             closed: BTreeSet::new(),
             reading: BTreeMap::new(),
+            last_said: Vec::new(),
             settled: Vec::new(),
             writes: BTreeMap::new(),
             clients_read: true,
@@ -177,6 +180,7 @@ impl World {
     pub(crate) fn welcomed(&mut self, client: Client, present: bool) {
         let said = self.said(client);
         assert_eq!(said.first().map(String::as_str), Some(welcome(client.version, present)), "{said:?}");
+        self.last_said = said;
     }
 
     pub(crate) fn send(&mut self, client: Client, packet: &Packet<'_>) {
