@@ -77,10 +77,8 @@ fn a_subscriber_that_is_slow_has_its_messages_written_and_its_publisher_waits_no
 fn sessions_that_end_with_their_connection_never_touch_the_disk() {
     let mut world = World::new();
     let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
-    let subscriber = world.connect(
-        &Hello { will: Some(will("w", &[])), ..Hello::new(Version::V3_1_1, "s") },
-        false,
-    );
+    let subscriber =
+        world.connect(&Hello { will: Some(will("w", &[])), ..Hello::new(Version::V3_1_1, "s") }, false);
     world.subscribed(subscriber, "t", Qos::ExactlyOnce);
     for (number, qos) in [(1, Qos::AtLeastOnce), (2, Qos::ExactlyOnce)] {
         assert_eq!(publish(&mut world, publisher, message("t", qos, number)), 0, "nobody waits");
@@ -115,13 +113,10 @@ fn what_waits_for_an_absent_subscriber_survives_a_restart_in_order() {
         world.send(subscriber, &Packet::PubComp(ack(2)));
         world.durable();
         assert_eq!(outgoing(&world), 0);
-        publish(&mut world, publisher_again(&mut world), message("t", Qos::AtLeastOnce, 4));
+        let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
+        publish(&mut world, publisher, message("t", Qos::AtLeastOnce, 4));
         assert_eq!(world.said(subscriber), ["PUBLISH 1:4 t 21.5"]);
     }
-}
-
-fn publisher_again(world: &mut World) -> Client {
-    world.connect(&Hello::new(Version::V5, "p"), false)
 }
 
 #[test]
@@ -293,7 +288,10 @@ fn all_queues_together_are_bounded_and_a_drop_is_said() {
         publish(&mut world, publisher, message("t", Qos::AtLeastOnce, number));
     }
     let stats = world.mqtt.stats();
-    assert!(stats.queued_bytes <= 4_000 && stats.queued > 8 && stats.queued + stats.dropped == 60, "{stats:?}");
+    assert!(
+        stats.queued_bytes <= 4_000 && stats.queued > 8 && stats.queued + stats.dropped == 60,
+        "{stats:?}"
+    );
     let said = world.notices.iter().filter(|n| matches!(n, Notice::SubscriberOverrun { .. })).count();
     assert!((4..=12).contains(&said), "at the first, and when the number has doubled: {said}");
     world.durable();
