@@ -129,9 +129,9 @@ impl Mqtt {
     pub(super) fn spill(&mut self, now: Instant, key: SessionKey, patience: Duration) {
         if let Some(session) = self.sessions.get_mut(key)
             && session.is_persistent()
-            && session.outbound.len() > 0
+            && let Some(outbound) = session.outbound.touched()
         {
-            for number in session.outbound.spill(now, patience) {
+            for number in outbound.spill(now, patience) {
                 if let Some((op, receipt)) = self.shared.record_of(now, key, session, number) {
                     self.shared.requests.push_back(Request::Record { op, receipt: Some(receipt) });
                 }
