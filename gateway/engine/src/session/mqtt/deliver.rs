@@ -141,12 +141,26 @@ impl Mqtt {
         if let Some(group) = parcel.shared.as_ref().and_then(|filter| self.tree.group_of(filter)) {
             self.hand_to_group(now, &mut handout, group);
         }
-        let Delivered { claimed, records, .. } = handout.delivered;
-        for (op, receipt) in records {
-            self.shared.requests.push_back(Request::Record { op, receipt: Some(receipt) });
-        }
+        let claimed = handout.delivered.claimed;
+        self.order_records(handout.delivered);
         if let Some(claim) = claim.filter(|_| claimed == 0) {
             self.shared.settle(claim, false);
+        }
+    }
+
+    /// Hands out a message of the gateway itself: nobody waits for it.
+    pub(super) fn announce(&mut self, now: Instant, message: &Arc<Message>) {
+        let delivered = Delivered::default();
+        let waited = Duration::ZERO;
+        let mut handout =
+            Handout { message, from: None, since: now, waited, claim: None, keep: false, delivered };
+        self.fan_out(now, &mut handout);
+        self.order_records(handout.delivered);
+    }
+
+    fn order_records(&mut self, delivered: Delivered) {
+        for (op, receipt) in delivered.records {
+            self.shared.requests.push_back(Request::Record { op, receipt: Some(receipt) });
         }
     }
 

@@ -135,7 +135,7 @@ impl Mqtt {
     pub(super) fn sys_due(&mut self, now: Instant) {
         if self.shared.sys.next.is_some_and(|next| next <= now) {
             for message in self.refresh_sys(now) {
-                self.fan_out(now, &message, None);
+                self.announce(now, &message);
             }
         }
     }
