@@ -117,14 +117,14 @@ fn matching(criterion: &mut Criterion) {
         group.bench_function(format!("one_match/{name}_filters"), |bencher| {
             bencher.iter(|| {
                 turn = (turn + 1) % TOPICS;
-                assert_eq!(mqtt.deliver(Now::default(), &hits[turn], None), 1);
+                assert_eq!(mqtt.deliver(Now::default(), &hits[turn], None, None, false).taken, 1);
                 drain(&mut mqtt);
             });
         });
         group.bench_function(format!("walk/{name}_filters"), |bencher| {
             bencher.iter(|| {
                 turn = (turn + 1) % misses.len();
-                mqtt.deliver(Now::default(), &misses[turn], None)
+                mqtt.deliver(Now::default(), &misses[turn], None, None, false)
             });
         });
     }
