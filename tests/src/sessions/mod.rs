@@ -116,7 +116,7 @@ impl fmt::Display for Outcome {
 
 /// The gateway's configuration: room for what waits for a subscriber while everybody else goes on.
 fn configuration() -> &'static str {
-    "[limits]\nconnections_per_address = 4000\nsubscriber_messages = 10000\nsubscriber_size = \"16 MiB\"\n"
+    "[limits]\nconnections_per_address = 4000\nsubscriber_messages = 60000\nsubscriber_size = \"64 MiB\"\nsubscribers_size = \"128 MiB\"\n"
 }
 
 /// Runs the campaign. Gives the gateway too, for its log.

@@ -134,8 +134,10 @@ fn a_message_that_closes_the_channel_is_found_among_others_one_at_a_time_and_ord
     // What the broker still had to say about the old channel says nothing about the new one.
     peer.say(&[ack(2, true), nack(3, false), ack(99, true)]);
     peer.say(&returned(&messages[1]));
+    peer.expect(20, 41);
+    // Handed over after the link has heard of the end of its channel: earlier ones may have left on it.
     driven.publish(readings(6..8));
-    peer.reopen();
+    peer.open_again();
     let settled = driven.settled(2);
     assert_eq!(settled[0], (0, Outcome::Confirmed));
     assert!(matches!(settled[1], (3, Outcome::Returned(_))), "{settled:?}");

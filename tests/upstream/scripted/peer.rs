@@ -284,6 +284,11 @@ impl Peer {
     /// Answers a channel that was closed, from close-ok to the fresh one.
     pub(super) fn reopen(&mut self) {
         self.expect(20, 41);
+        self.open_again();
+    }
+
+    /// The same from behind close-ok.
+    pub(super) fn open_again(&mut self) {
         self.expect(20, 10);
         self.expect(85, 10);
         self.say(&channel_ready());
