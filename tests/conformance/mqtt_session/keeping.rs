@@ -2,7 +2,7 @@
 //! for how long.
 
 use crate::world::{Client, Hello, World, message, welcome, will};
-use tidegate_engine::event::{Notice, RecordKind};
+use tidegate_engine::event::{Anonymous, Notice, RecordKind};
 use tidegate_engine::session::Claim;
 use tidegate_engine::time::Duration;
 use tidegate_wire::mqtt::{Ack, Packet, PacketId, Property, Publish, Qos, ReasonCode, Subscription, Version};
@@ -171,6 +171,86 @@ fn expiry_goes_on_over_a_restart_by_the_clock_on_the_wall_if_it_is_right() {
     }
 }
 
+#[test]
+fn what_has_expired_while_the_gateway_was_off_is_not_delivered() {
+    let (mut world, publisher, subscriber) = pair(Version::V5, Qos::AtLeastOnce);
+    world.gone(subscriber);
+    let list = [Property::MessageExpiry(60)];
+    let properties = tidegate_wire::mqtt::Properties::new(&list);
+    publish(&mut world, publisher, Publish { properties, ..message("t", Qos::AtLeastOnce, 1) });
+    world.durable();
+    world.now.wall.unix_ms += 61_000;
+    world.restart();
+    world.connect(&Hello::lasting(Version::V5, "s"), true);
+    assert_eq!(world.last_said, [welcome(Version::V5, true)]);
+    world.durable();
+    assert_eq!(outgoing(&world), 0);
+}
+
+// ---------------------------------------------------------------------------------------------- retained
+
+/// Two retained messages are on their way to a new subscription that lasts.
+fn retained_for_new_subscriber() -> (World, Client, Client) {
+    let mut world = World::new();
+    let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
+    for topic in ["r/1", "r/2"] {
+        world.retain(publisher, message(topic, Qos::AtLeastOnce, 1));
+    }
+    world.pass(Duration::from_secs(60));
+    let subscriber = world.connect(&Hello::lasting(Version::V5, "s"), false);
+    world.subscribe(subscriber, 1, &[Subscription::new("r/#", Qos::AtLeastOnce)]);
+    world.durable();
+    assert_eq!(world.said(subscriber).len(), 3);
+    (world, publisher, subscriber)
+}
+
+#[test]
+fn what_was_retained_long_ago_costs_no_write_for_a_subscriber_that_keeps_up() {
+    let (mut world, publisher, subscriber) = retained_for_new_subscriber();
+    world.send(subscriber, &Packet::PubAck(ack(1)));
+    publish(&mut world, publisher, message("r/3", Qos::AtLeastOnce, 1));
+    world.pass(SPILL_AFTER - Duration::from_millis(1));
+    assert!(world.changes.is_empty(), "{:?}", world.changes);
+    for id in [2, 3] {
+        world.send(subscriber, &Packet::PubAck(ack(id)));
+    }
+    world.pass(SPILL_AFTER);
+    assert!(world.changes.is_empty());
+}
+
+#[test]
+fn what_is_retained_is_written_for_a_subscriber_that_does_not_acknowledge_it() {
+    let (mut world, ..) = retained_for_new_subscriber();
+    world.pass(SPILL_AFTER);
+    world.durable();
+    assert_eq!(outgoing(&world), 2);
+}
+
+#[test]
+fn the_time_that_a_retained_message_has_waited_counts_once() {
+    let mut world = World::new();
+    let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
+    let list = [Property::MessageExpiry(60)];
+    let properties = tidegate_wire::mqtt::Properties::new(&list);
+    world.retain(publisher, Publish { properties, ..message("r", Qos::AtLeastOnce, 1) });
+    world.now.wall.unix_ms += 20_000;
+    world.restart();
+    let subscriber = world.connect(&Hello::lasting(Version::V5, "s"), false);
+    world.subscribe(subscriber, 1, &[Subscription::new("r", Qos::AtLeastOnce)]);
+    world.durable();
+    world.gone(subscriber);
+    world.durable();
+    assert_eq!(outgoing(&world), 1);
+    world.now.wall.unix_ms += 5_000;
+    world.restart();
+    let subscriber = world.greet(&Hello::lasting(Version::V5, "s"));
+    let frames = world.frames(subscriber.conn);
+    let Ok(Packet::Publish(publish)) = tidegate_wire::mqtt::decode(Version::V5, &frames[1]) else {
+        panic!("PUBLISH")
+    };
+    assert_eq!(publish.properties.message_expiry(), Some(35));
+}
+
 // ------------------------------------------------------------------------------------------------- wills
 
 fn delayed<'a>(delay: &'a [Property<'a>]) -> Hello<'a> {
@@ -233,6 +313,22 @@ fn a_good_bye_and_a_stop_of_the_gateway_take_the_will_from_the_store() {
         world.durable();
         assert_eq!(wills(&world), 0);
     }
+}
+
+#[test]
+fn the_will_of_a_client_that_may_not_be_here_any_more_stays_unsaid_after_a_restart() {
+    let delay = [Property::WillDelay(30)];
+    let mut world = World::new();
+    let client = world.connect(&delayed(&delay), false);
+    let mut closed = world.setup.clone();
+    closed.anonymous = Anonymous::Never;
+    world.reload(&closed);
+    assert!(world.is_closed(client));
+    world.durable();
+    assert_eq!(wills(&world), 0);
+    world.restart();
+    world.pass(Duration::from_secs(100));
+    assert!(world.published.is_empty());
 }
 
 // ---------------------------------------------------------------------------- answers that wait for the store
@@ -303,4 +399,23 @@ fn all_queues_together_are_bounded_and_a_drop_is_said() {
     world.durable();
     let stats = world.mqtt.stats();
     assert!(stats.queued_bytes <= 1_000 && stats.queued == outgoing(&world) as u64, "{stats:?}");
+}
+
+#[test]
+fn what_a_session_leaves_to_its_group_counts_once() {
+    let mut world = World::limited(|limits| limits.outgoing_bytes_in_all = 4_000);
+    let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
+    let first = world.connect(&Hello::lasting(Version::V5, "a"), false);
+    world.subscribed(first, "$share/g/t", Qos::AtLeastOnce);
+    let mut number = 0;
+    while world.mqtt.stats().queued_bytes < 3_000 {
+        number += 1;
+        publish(&mut world, publisher, message("t", Qos::AtLeastOnce, number));
+    }
+    let second = world.connect(&Hello::lasting(Version::V5, "b"), false);
+    world.subscribed(second, "$share/g/t", Qos::AtLeastOnce);
+    world.gone(second);
+    world.disconnect(first, ReasonCode::SUCCESS, &[Property::SessionExpiry(0)]);
+    let stats = world.mqtt.stats();
+    assert_eq!((stats.queued, stats.dropped), (u64::from(number), 0));
 }

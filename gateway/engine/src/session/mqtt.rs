@@ -378,6 +378,10 @@ impl Mqtt {
         {
             self.resume(now.instant, id);
         }
+        if matches!(receipt.waiting, Waiting::Record(_)) {
+            // Retained messages may have gone out behind a SUBACK.
+            self.watch(receipt.session);
+        }
     }
 
     /// Hands a message to the local subscribers; `from` is the client identifier of its publisher, for No Local. With a

@@ -197,7 +197,7 @@ impl Mqtt {
                 handout.delivered.records.extend(self.shared.record_of(now, key, session, number));
             }
         }
-        let number = session.outbound.push(share.parcel(message), keep, claim);
+        let number = session.outbound.push(share.parcel(message), keep, claim, now);
         handout.delivered.taken += 1;
         handout.delivered.claimed += u32::from(claim.is_some());
         if keep {
@@ -320,7 +320,7 @@ impl Exchange<'_> {
                     write::ack(outbox, version, Kind::PubRel, packet_id, ReasonCode::SUCCESS);
                     true
                 }
-                Some(Next::Publish { packet_id, dup, parcel }) => {
+                Some(Next::Publish { packet_id, dup, begun, parcel }) => {
                     let copy = write::Copy {
                         message: &parcel.message,
                         qos: parcel.qos,
@@ -331,7 +331,7 @@ impl Exchange<'_> {
                         seconds_left: parcel.seconds_left(self.now),
                     };
                     // What may already have been sent is not given up because it expired meanwhile [MQTT-3.3.2-5].
-                    let expired = !dup && parcel.has_expired(self.now);
+                    let expired = !begun && parcel.has_expired(self.now);
                     // It may have waited since before a right was taken away.
                     let allowed = acl.as_ref().is_none_or(|acl| acl.may_receive(&parcel.message.topic));
                     let told = &mut self.connection.told;
@@ -392,14 +392,14 @@ impl Exchange<'_> {
                 ids: id.into_iter().collect(),
                 shared: None,
                 since: entry.since,
-                waited: Duration::ZERO,
+                waited: entry.waited,
             };
             if share.qos == Qos::AtMostOnce {
                 self.send_now(&message, &share);
             } else {
                 // Nobody waits for it; with QoS 2 it has its record first, as always.
                 let keep = self.session.is_persistent() && share.qos == Qos::ExactlyOnce;
-                let number = self.session.outbound.push(share.parcel(&message), keep, None);
+                let number = self.session.outbound.push(share.parcel(&message), keep, None, self.now);
                 let record = self.shared.record_of(self.now, self.key, self.session, number).filter(|_| keep);
                 if let Some((op, receipt)) = record {
                     self.shared.requests.push_back(Request::Record { op, receipt: Some(receipt) });

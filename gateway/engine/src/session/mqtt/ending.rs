@@ -183,6 +183,8 @@ impl Mqtt {
         let packet_keys = session.inbound.recorded().map(|id| record::packet_key(&session.client, id));
         let mut removals: Vec<_> = packet_keys.collect();
         let left = session.outbound.touched().map(Outbound::drain).unwrap_or_default();
+        // Before others of a group take some of it: it must not count twice.
+        self.shared.weigh(&mut session);
         for (through, parcel) in left {
             if through.recorded {
                 removals.push(record::outgoing_key(&session.client, through.number));
@@ -193,7 +195,6 @@ impl Mqtt {
                 (None, None) => {}
             }
         }
-        self.shared.weigh(&mut session);
         // The session's own record last: a crash in between must not leave what belongs to a session without it.
         removals.extend(session_key);
         let Some(last) = removals.pop() else { return };

@@ -115,7 +115,13 @@ struct Entry {
 #[derive(Debug)]
 pub(super) enum Next<'a> {
     /// A PUBLISH.
-    Publish { packet_id: u16, dup: bool, parcel: &'a Parcel },
+    Publish {
+        packet_id: u16,
+        dup: bool,
+        /// It is not to be given up because it has expired: the client may have part of its exchange.
+        begun: bool,
+        parcel: &'a Parcel,
+    },
     /// A PUBREL.
     Release { packet_id: u16 },
 }
@@ -234,10 +240,11 @@ impl Outbound {
         self.entries.front().is_some_and(|entry| now.since(entry.since) > patience)
     }
 
-    /// Appends a message; its bounds have been checked. Gives its number, under which `keep` has a record ordered.
-    pub(super) fn push(&mut self, parcel: Parcel, keep: bool, claim: Option<Claim>) -> u64 {
+    /// Appends a message; its bounds have been checked. Gives its number, under which `keep` has a record ordered. Its client's
+    /// time to acknowledge it begins now, however old it is.
+    pub(super) fn push(&mut self, parcel: Parcel, keep: bool, claim: Option<Claim>, now: Instant) -> u64 {
         let number = self.free_number();
-        let since = parcel.since;
+        let since = now;
         if !keep {
             self.unkept_since.get_or_insert(since);
         }
@@ -295,7 +302,12 @@ impl Outbound {
             {
                 None
             }
-            Some(parcel) => Some(Next::Publish { packet_id, dup: entry.sent, parcel }),
+            Some(parcel) => {
+                // Whether it was sent in an earlier life is not known. With QoS 1 nothing depends on it but a resend of what
+                // its publisher no longer wants delivered; with QoS 2 the client may hold its packet id.
+                let begun = entry.sent && !(entry.restored && parcel.qos == Qos::AtLeastOnce);
+                Some(Next::Publish { packet_id, dup: entry.sent, begun, parcel })
+            }
         }
     }
 
@@ -484,7 +496,7 @@ mod tests {
     }
 
     fn push(outbound: &mut Outbound, qos: Qos) -> u64 {
-        outbound.push(parcel(qos), false, None)
+        outbound.push(parcel(qos), false, None, Instant(0))
     }
 
     fn received(outbound: &mut Outbound, packet_id: u16) -> Received {
@@ -578,7 +590,7 @@ mod tests {
         let mut outbound = Outbound::new();
         outbound.attach(10);
         let claim = Some(Claim(3));
-        let number = outbound.push(parcel(Qos::ExactlyOnce), true, claim);
+        let number = outbound.push(parcel(Qos::ExactlyOnce), true, claim, Instant(0));
         assert_eq!(send(&mut outbound), None, "its packet id is not durable");
         assert_eq!(outbound.secured(number).claim, claim);
         assert_eq!(send(&mut outbound), Some((1, false)));
@@ -594,7 +606,7 @@ mod tests {
     fn a_release_that_becomes_durable_without_its_connection_waits_for_the_next() {
         let mut outbound = Outbound::new();
         outbound.attach(10);
-        let number = outbound.push(parcel(Qos::ExactlyOnce), true, None);
+        let number = outbound.push(parcel(Qos::ExactlyOnce), true, None, Instant(0));
         outbound.secured(number);
         send(&mut outbound);
         received(&mut outbound, 1);

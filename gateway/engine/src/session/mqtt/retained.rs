@@ -16,15 +16,17 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) message: Arc<Message>,
-    /// When it was accepted: its expiry counts from then.
+    /// When it was accepted, or when this life of the gateway found it in the store: its expiry counts from then.
     pub(super) since: Instant,
+    /// How long it had waited by then, in earlier lives of the gateway, as far as is known.
+    pub(super) waited: Duration,
 }
 
 impl Entry {
     /// When it expires, if ever.
     fn due(&self) -> Option<Instant> {
         let seconds = self.message.properties.as_ref()?.expiry_seconds?;
-        Some(self.since.after(Duration::from_secs(seconds.into())))
+        Some(self.since.after(Duration::from_secs(seconds.into()).saturating_sub(self.waited)))
     }
 }
 
@@ -71,22 +73,20 @@ impl Retained {
         } else {
             0
         };
-        let mut message = message;
-        if let Some(seconds) = message.properties.as_mut().and_then(|p| p.expiry_seconds.as_mut()) {
-            let elapsed_s = u32::try_from(elapsed_ms.max(0) / 1_000).unwrap_or(u32::MAX);
-            *seconds = seconds.saturating_sub(elapsed_s);
-            if *seconds == 0 {
-                return Ok(false);
-            }
+        let waited = Duration::from_secs(u64::try_from(elapsed_ms).unwrap_or(0) / 1_000);
+        // The message stays as it came: a copy of it that waits for a client counts its time from its reception, too.
+        let entry = Entry { message: Arc::new(message), since: now.instant, waited };
+        if entry.due().is_some_and(|due| due <= now.instant) {
+            return Ok(false);
         }
-        self.insert(Entry { message: Arc::new(message), since: now.instant });
+        self.insert(entry);
         Ok(true)
     }
 
     /// Retains a message, or clears its topic when it is empty [MQTT-3.3.1-5, MQTT-3.3.1-6].
     pub(super) fn keep(&mut self, now: Instant, message: &Arc<Message>, limits: &Limits) -> Kept {
         let before = self.remove(&message.topic);
-        let entry = Entry { message: Arc::clone(message), since: now };
+        let entry = Entry { message: Arc::clone(message), since: now, waited: Duration::ZERO };
         if message.payload.is_empty() || entry.due().is_some_and(|due| due <= now) {
             // Even without one: an earlier removal may not be durable yet, and removing nothing writes nothing.
             return Kept::Changed(Op::Remove { key: key(&message.topic) });

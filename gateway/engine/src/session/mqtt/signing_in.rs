@@ -119,7 +119,7 @@ impl Mqtt {
         }
         for (id, key) in unwelcome {
             if let Some(session) = self.sessions.get_mut(key) {
-                session.will = None;
+                self.shared.drop_will(session);
             }
             let words = "this client may not connect any more, or must show its credentials again";
             self.end(now, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));

@@ -7,7 +7,7 @@ use super::retained::{Entry, Retained};
 use super::{Mqtt, Shared};
 use crate::id::{ConnId, DeviceId, MessageId, Seq};
 use crate::message::{Message, Qos, Source};
-use crate::time::{Instant, Stamp};
+use crate::time::{Duration, Instant, Stamp};
 use crate::topic::{Filter, Topic};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -160,7 +160,7 @@ impl Shared {
             source: Source::Mqtt,
             properties: None,
         });
-        self.sys.values.put(Entry { message: Arc::clone(&message), since: now });
+        self.sys.values.put(Entry { message: Arc::clone(&message), since: now, waited: Duration::ZERO });
         Some(message)
     }
 }
