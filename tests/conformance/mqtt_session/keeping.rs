@@ -402,6 +402,21 @@ fn all_queues_together_are_bounded_and_a_drop_is_said() {
 }
 
 #[test]
+fn smaller_limits_take_no_release_from_a_client_that_waits_for_it() {
+    let (mut world, publisher, subscriber) = pair(Version::V5, Qos::ExactlyOnce);
+    for number in [1, 2] {
+        publish(&mut world, publisher, message("t", Qos::ExactlyOnce, number));
+        world.durable();
+        world.send(subscriber, &Packet::PubRec(ack(number)));
+        world.durable();
+    }
+    world.setup.limits.outgoing_messages = 1;
+    world.restart();
+    world.connect(&Hello::lasting(Version::V5, "s"), true);
+    assert_eq!(world.last_said[1..], ["PUBREL 1", "PUBREL 2"]);
+}
+
+#[test]
 fn what_a_session_leaves_to_its_group_counts_once() {
     let mut world = World::limited(|limits| limits.outgoing_bytes_in_all = 4_000);
     let publisher = world.connect(&Hello::new(Version::V5, "p"), false);

@@ -54,9 +54,10 @@ impl Mqtt {
                 self.unsettled |= late && !now.wall.synchronised;
                 let key = *self.clients.get(&client).ok_or(GONE)?;
                 let session = self.sessions.get_mut(key).ok_or(GONE)?;
-                let bytes = parcel.as_ref().map_or(0, |parcel| parcel.message.footprint());
-                if self.shared.has_no_room(&session.outbound, bytes) {
-                    // The limits are smaller than they were.
+                let bytes = parcel.as_ref().map(|parcel| parcel.message.footprint());
+                if bytes.is_some_and(|bytes| self.shared.has_no_room(&session.outbound, bytes)) {
+                    // The limits are smaller than they were. A release takes nothing, and its client holds the packet id until
+                    // it comes.
                     self.shared.overrun(session);
                     self.shared.change(Op::Remove { key: record::outgoing_key(&client, number) });
                     return Ok(());
