@@ -245,12 +245,7 @@ impl Device {
     }
 
     fn may_begin(&self) -> bool {
-        let allowed = self.shared.allowed.load(Ordering::Relaxed);
-        let begun = self.shared.begun.fetch_add(1, Ordering::Relaxed) < allowed;
-        if !begun {
-            self.shared.begun.fetch_sub(1, Ordering::Relaxed);
-        }
-        begun
+        begin_one(&self.shared.begun, &self.shared.allowed)
     }
 
     fn append_publish(&self, out: &mut Vec<u8>, id: PacketId, number: usize, dup: bool) -> io::Result<()> {
@@ -301,4 +296,13 @@ fn append(out: &mut Vec<u8>, packet: &Packet<'_>) -> io::Result<()> {
     out.resize(begin + size, 0);
     mqtt::encode(Version::V3_1_1, packet, &mut out[begin..]).map_err(io::Error::other)?;
     Ok(())
+}
+
+/// Whether one more of the messages that a campaign allows may be begun; counts it if so.
+pub(crate) fn begin_one(begun: &AtomicUsize, allowed: &AtomicUsize) -> bool {
+    let may = begun.fetch_add(1, Ordering::Relaxed) < allowed.load(Ordering::Relaxed);
+    if !may {
+        begun.fetch_sub(1, Ordering::Relaxed);
+    }
+    may
 }

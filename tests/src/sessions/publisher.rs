@@ -3,7 +3,7 @@
 
 use super::ledger::{Kept, clears};
 use super::{Shared, TOPICS_EACH, qos};
-use crate::fleet::payload;
+use crate::fleet::{begin_one, payload};
 use crate::link::{Link, wrong};
 use crate::mqtt::Hello;
 use std::collections::VecDeque;
@@ -170,12 +170,7 @@ impl Publisher {
     }
 
     fn may_begin(&self) -> bool {
-        let allowed = self.shared.allowed.load(Ordering::Relaxed);
-        let begun = self.shared.begun.fetch_add(1, Ordering::Relaxed) < allowed;
-        if !begun {
-            self.shared.begun.fetch_sub(1, Ordering::Relaxed);
-        }
-        begun
+        begin_one(&self.shared.begun, &self.shared.allowed)
     }
 
     fn put(&self, link: &mut Link, id: PacketId, number: usize, dup: bool) {
