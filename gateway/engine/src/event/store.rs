@@ -1,0 +1,119 @@
+//! The conversation with the store: what it held at the start, which changes it is asked to make, and why it could not.
+
+use crate::id::{BatchId, LaneId, Seq};
+use crate::message::Message;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// What the store holds at the start; the messages themselves are loaded later, page by page.
+#[derive(Clone, Debug, Default)]
+pub struct Recovered {
+    /// The lanes that have rows.
+    pub lanes: Vec<LaneState>,
+    /// The highest sequence number that any row has; the engine goes on above it.
+    pub last: Seq,
+    /// The keyed records, all of them. Bounded by the limits on what writes them.
+    pub records: Vec<(RecordKey, Bytes)>,
+}
+
+/// How much waits in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneState {
+    /// Which lane.
+    pub lane: LaneId,
+    /// The lane's last row: when this one has been loaded, the backlog is at its end.
+    pub last: Seq,
+    /// Messages waiting.
+    pub rows: u64,
+    /// Their footprints together, in bytes.
+    pub bytes: u64,
+}
+
+/// Why the store could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// The medium or the store's own bound is full: inserts fail, deletes may succeed.
+    Full,
+    /// Anything else, in words for the operator.
+    Failed(String),
+}
+
+/// Operations that take effect together or not at all.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// Its number.
+    pub id: BatchId,
+    /// What to do, in order.
+    pub ops: Vec<Op>,
+}
+
+/// One change of the store.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Keep a message in a lane, under its sequence number.
+    Insert {
+        /// Which lane.
+        lane: LaneId,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// Forget a message of a lane: its upstream has it. Forgetting what is not there is no fault.
+    Forget {
+        /// Which lane.
+        lane: LaneId,
+        /// Which message.
+        seq: Seq,
+    },
+    /// Keep a message as a dead letter, and forget it in its lane if it is there.
+    Bury {
+        /// Which lane.
+        lane: LaneId,
+        /// The message.
+        message: Arc<Message>,
+        /// Why, in words for the operator.
+        reason: String,
+    },
+    /// Keep a record under a key, replacing what was there.
+    Put {
+        /// Under which key.
+        key: RecordKey,
+        /// What.
+        value: Bytes,
+    },
+    /// Remove a record; removing what is not there is no fault.
+    Remove {
+        /// Under which key.
+        key: RecordKey,
+    },
+}
+
+/// The kinds of keyed records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RecordKind {
+    /// A persistent MQTT session: its key is the client id, its value the session's own encoding.
+    Session = 1,
+    /// A QoS 2 packet id between PUBREC and PUBREL: its key is the client id, a zero byte and the packet id, big-endian.
+    InboundQos2 = 2,
+    /// A retained message: its key is the topic, its value the message.
+    Retained = 3,
+    /// A message for a persistent session's client that has not acknowledged it, or the release of a QoS 2 message of which
+    /// PUBREC has come: its key is the client id, a zero byte and the message's number in the session, 8 bytes big-endian.
+    Outgoing = 4,
+    /// The will of a persistent session: its key is the client id.
+    Will = 5,
+}
+
+impl RecordKind {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] = [Self::Session, Self::InboundQos2, Self::Retained, Self::Outgoing, Self::Will];
+}
+
+/// A record's key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordKey {
+    /// What it is.
+    pub kind: RecordKind,
+    /// Which one.
+    pub key: Bytes,
+}

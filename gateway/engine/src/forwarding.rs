@@ -1,0 +1,115 @@
+//! The upstreams: what is handed over to them, and what their answers mean. Higher priorities go first, equal ones in turn;
+//! the windows are `delivery`'s and the order within a lane is the lane's.
+
+use crate::delivery::{Flight, Refusal};
+use crate::event::{Outcome, Output, Publication};
+use crate::id::{Tag, UpstreamId};
+use crate::mutant::Mutant;
+use crate::router::routing_key;
+use crate::spool::Consequence;
+use crate::{Engine, Stopping};
+
+impl Engine {
+    pub(super) fn upstream_down(&mut self, upstream: UpstreamId) {
+        let flights = self.delivery.down(upstream);
+        for flight in flights {
+            if self.planted.is(Mutant::NoResend) {
+                let consequence = self.spool.confirmed(flight.lane, flight.seq);
+                self.follow(Consequence { safe: None, ..consequence }, false);
+            } else {
+                self.spool.unsent(flight.lane, flight.seq, true);
+            }
+        }
+        self.saves.extend(self.spool.spill_upstream(upstream));
+    }
+
+    pub(super) fn settled(&mut self, upstream: UpstreamId, tag: Tag, outcome: Outcome) {
+        let Some(flight) = self.delivery.settled(upstream, tag) else { return };
+        let outcome = match outcome {
+            Outcome::Returned(_) if self.planted.is(Mutant::ReturnedIsDelivered) => Outcome::Confirmed,
+            outcome => outcome,
+        };
+        if let Some(stats) = self.delivery.stats_mut(upstream) {
+            match outcome {
+                Outcome::Confirmed => stats.confirmed += 1,
+                Outcome::Returned(_) => stats.returned += 1,
+                Outcome::Nacked => stats.nacked += 1,
+                Outcome::Refused(_) => stats.refused += 1,
+            }
+        }
+        match outcome {
+            Outcome::Confirmed => self.confirmed(&flight),
+            Outcome::Returned(text) => self.refused(&flight, || format!("returned as unroutable: {text}")),
+            Outcome::Nacked => self.refused(&flight, || "refused by the upstream (nack)".to_owned()),
+            Outcome::Refused(text) => self.bury(&flight, format!("refused for good: {text}")),
+        }
+    }
+
+    fn confirmed(&mut self, flight: &Flight) {
+        let consequence = self.spool.confirmed(flight.lane, flight.seq);
+        self.follow(consequence, false);
+        if self.delivery.through(self.now.instant, flight.lane, &flight.device, flight.seq) {
+            self.spool.rewind(flight.lane);
+        }
+    }
+
+    fn refused(&mut self, flight: &Flight, reason: impl FnOnce() -> String) {
+        match self.delivery.refused(self.now.instant, flight) {
+            Refusal::TryAgain => self.spool.unsent(flight.lane, flight.seq, false),
+            Refusal::GiveUp => self.bury(flight, reason()),
+        }
+    }
+
+    fn bury(&mut self, flight: &Flight, reason: String) {
+        if let Some(save) = self.spool.bury(flight.lane, flight.seq, reason) {
+            self.saves.push(save);
+        }
+    }
+
+    /// Fills the windows: higher priorities first, equal ones in turn.
+    pub(super) fn hand_over(&mut self) {
+        if self.stopping != Stopping::No {
+            return;
+        }
+        for lane in self.delivery.retries_due(self.now.instant) {
+            self.spool.rewind(lane);
+        }
+        // What is on the disk is safe: it goes on sparingly while devices wait for commits.
+        let sparing = self.journal.is_behind();
+        let lanes_of = std::mem::take(&mut self.lanes_of);
+        for (upstream, lanes) in &lanes_of {
+            if !self.delivery.may_refill(*upstream) {
+                continue;
+            }
+            for equals in lanes {
+                let mut idle = 0;
+                while idle < equals.len() && self.delivery.has_room(*upstream, false) {
+                    self.turn = self.turn.wrapping_add(1);
+                    let lane = equals[self.turn % equals.len()];
+                    let safe_too = self.delivery.has_room(*upstream, sparing);
+                    idle = if self.hand_over_one(*upstream, lane, safe_too) { 0 } else { idle + 1 };
+                }
+            }
+        }
+        self.lanes_of = lanes_of;
+    }
+
+    /// Hands over the next message of a lane, unless it is safe already and `safe_too` does not let it go.
+    fn hand_over_one(&mut self, upstream: UpstreamId, lane: usize, safe_too: bool) -> bool {
+        let now = self.now.instant;
+        let delivery = &self.delivery;
+        let next = self
+            .spool
+            .next(lane, safe_too, |message| delivery.may_send(now, lane, &message.device, message.id.seq));
+        let Some((message, resend)) = next else { return false };
+        let seq = message.id.seq;
+        let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);
+        let routing_key = routing_key(self.spool.routing_key(lane), &message);
+        self.outputs.push_back(Output::Publish(Publication { upstream, tag, message, routing_key, resend }));
+        if self.planted.is(Mutant::ForgetOnForward) {
+            let consequence = self.spool.confirmed(lane, seq);
+            self.follow(consequence, false);
+        }
+        true
+    }
+}
