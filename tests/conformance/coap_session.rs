@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use fastrand::Rng;
 use proptest::collection::vec;
-use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof, proptest};
+use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use std::collections::{BTreeMap, BTreeSet};
 use tidegate_engine::event::{Anonymous, Endpoint, Output, Setup};
 use tidegate_engine::id::GatewayId;
@@ -16,6 +16,7 @@ use tidegate_engine::session::coap::{Coap, Receipt};
 use tidegate_engine::session::{Receipt as AnyReceipt, Request};
 use tidegate_engine::time::{Duration, Instant, Now};
 use tidegate_node::coap::{Event, Publication, Publisher};
+use tidegate_tests::property::property;
 use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer};
 
 fn setup(seed: u64, limits: Limits) -> Setup {
@@ -85,7 +86,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(property(1_000))]
 
     /// It stays within its bounds, answers with well-formed messages only, and in the end comes to rest and forgets.
     #[test]

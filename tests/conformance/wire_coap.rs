@@ -4,7 +4,8 @@
 
 use coap_lite::{CoapOption, MessageClass, MessageType, Packet};
 use proptest::collection::vec;
-use proptest::prelude::{Just, ProptestConfig, Strategy, any, prop_oneof, proptest};
+use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
+use tidegate_tests::property::property;
 use tidegate_wire::coap::{
     Block, Code, Fault, Header, Kind, Message, OptionNumber, ParseError, Token, WriteError, Writer, content,
     uint,
@@ -368,7 +369,7 @@ fn near_messages() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(property(4_000))]
 
     #[test]
     fn what_is_written_is_read_again(wanted in messages()) {

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is a finding")]
 
 use proptest::collection::vec;
-use proptest::prelude::{ProptestConfig, Strategy, any, prop_oneof, proptest};
+use proptest::prelude::{Strategy, any, prop_oneof, proptest};
+use tidegate_tests::property::property;
 use tidegate_wire::slipmux::{Decoder, EncodeError, Frame, FrameError, encode, encoded_bytes_max};
 
 /// A frame that owns its content.
@@ -137,7 +138,7 @@ fn frames() -> impl Strategy<Value = Owned> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(property(2_000))]
 
     #[test]
     fn frames_arrive_as_sent_whatever_the_pieces(frames in vec(frames(), 0..6), piece in 1_usize..20) {

@@ -10,6 +10,7 @@ pub mod link;
 pub mod mqtt;
 pub mod outage;
 pub mod ports;
+pub mod property;
 pub mod publications;
 pub mod rabbit;
 pub mod sessions;

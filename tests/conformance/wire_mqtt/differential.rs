@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use proptest::prelude::*;
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
+use tidegate_tests::property::property;
 use tidegate_wire::mqtt::{Connect, Disconnect, Packet, Properties, Property, ReasonCode, Version, decode};
 
 /// Through rumqttc and back: `None` when it does not read the bytes.
@@ -87,7 +88,7 @@ fn agree(version: Version, packet: Packet<'static>) -> Result<(), TestCaseError>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(property(2_000))]
 
     #[test]
     fn rumqttc_understands_our_3_1_1_and_we_its(packet in packet(Version::V3_1_1)) {

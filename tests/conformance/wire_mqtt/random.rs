@@ -3,6 +3,7 @@
 use super::encoded;
 use super::packets::{version, versioned_packet};
 use proptest::prelude::*;
+use tidegate_tests::property::property;
 use tidegate_wire::mqtt::{
     Error, Packet, Sender, Version, connect_version, decode, decode_body, encode, encoded_len, frame,
 };
@@ -24,7 +25,7 @@ fn exercise(version: Version, bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(property(1_000))]
 
     #[test]
     fn a_packet_survives_the_way_out_and_in((version, packet) in versioned_packet()) {
