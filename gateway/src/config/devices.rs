@@ -27,13 +27,20 @@ const FILTERS: usize = 32;
 /// The devices found so far, each with where it was found, in words.
 struct Found<'a> {
     limits: &'a Limits,
+    /// Some listener asks devices for a certificate.
+    certified: bool,
     devices: BTreeMap<DeviceId, (DeviceSetup, String)>,
     certificates: BTreeMap<[u8; 32], DeviceId>,
 }
 
 /// Reads every device, in the order of their ids.
-pub(super) fn devices(root: &Section<'_>, base: &Path, limits: &Limits) -> Vec<DeviceSetup> {
-    let mut found = Found { limits, devices: BTreeMap::new(), certificates: BTreeMap::new() };
+pub(super) fn devices(
+    root: &Section<'_>,
+    base: &Path,
+    limits: &Limits,
+    certified: bool,
+) -> Vec<DeviceSetup> {
+    let mut found = Found { limits, certified, devices: BTreeMap::new(), certificates: BTreeMap::new() };
     found.read(root, "in the configuration itself");
     let gateway = root.section(&schema::GATEWAY);
     if let Some(files) = gateway.get("devices", |value| pattern(value, base)) {
@@ -166,6 +173,15 @@ impl Found<'_> {
                 Some(written.span()),
                 format!("this certificate is {}'s as well", quoted(other.as_str())),
                 "give every device a certificate of its own",
+            );
+        }
+        if let Some(written) = &certificate
+            && !self.certified
+        {
+            section.report.warning(
+                Some(written.span()),
+                "no listener asks devices for a certificate: this one lets nobody in",
+                "set `client_ca` under [mqtt.tls] or [mqtt.websocket.tls], or take the certificate out",
             );
         }
         let certificate = certificate.map(toml::Spanned::into_inner);

@@ -29,6 +29,8 @@ pub(super) struct Mqtt {
     pub(super) secure_websocket: Option<(Vec<Listener>, Secure)>,
     pub(super) origins: Vec<String>,
     pub(super) proxies: Vec<Network>,
+    /// Some listener asks devices for a certificate, as far as is written: also when it cannot be read.
+    pub(super) asks_for_certificates: bool,
     /// How often `$SYS` is published.
     pub(super) sys_interval: Option<Duration>,
 }
@@ -80,6 +82,9 @@ pub(super) fn mqtt(root: &Section<'_>, at: Surroundings<'_>) -> Mqtt {
             (Some(_), Some(_)) => listen(&websocket, "mqtt.websocket.listen", None),
             (None, _) => Vec::new(),
         },
+        asks_for_certificates: [&tls_section, &websocket_tls]
+            .iter()
+            .any(|section| section.at("client_ca").is_some()),
         origins: plain(websocket.list("origins", NAMED, origin)),
         sys_interval: section
             .get("sys_interval", value::duration(Duration::ZERO..=SYS_INTERVAL_MOST))

@@ -52,7 +52,7 @@ pub(super) fn config(
     let (coap_listen, admin_listen) = listeners(&root, &mqtt);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
     limits.sys_interval = mqtt.sys_interval.unwrap_or(limits.sys_interval);
-    let devices = devices::devices(&root, base, &limits);
+    let devices = devices::devices(&root, base, &limits, mqtt.asks_for_certificates);
     let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref(), &devices);
     spool(&root, &mut limits);
 
