@@ -186,7 +186,7 @@ impl Gateway {
             .collect::<Result<_, _>>()?;
         let verifier = Verifier::start(inbox.clone())
             .map_err(|source| RunError::System { what: "a thread for passwords", source })?;
-        let mut audit = Audit::start(&config.data_dir)
+        let audit = Audit::start(&config.data_dir)
             .map_err(|source| RunError::System { what: "the audit log in gateway.data_dir", source })?;
         audit.configured("in force");
         let parts = Parts {
@@ -198,14 +198,14 @@ impl Gateway {
             sockets: sockets.clone(),
             store,
             verifier,
-            audit,
+            audit: audit.clone(),
         };
         let (driver, handle) = Driver::new(parts, upstreams)
             .map_err(|source| RunError::System { what: "an epoll for the connections", source })?;
         let driver = tokio::spawn(driver.run());
 
         let admission = Admission::new(&config.limits);
-        let door = Door::new(entrance.clone(), Arc::clone(&admission), &config);
+        let door = Door::new(entrance.clone(), Arc::clone(&admission), audit, &config);
         let about = About {
             gateway: config.gateway.to_string(),
             epoch: opened.epoch,

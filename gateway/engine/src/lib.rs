@@ -295,6 +295,7 @@ impl Engine {
         };
         if holding != self.holding {
             self.holding = holding;
+            self.stats.holds += u64::from(holding);
             self.mqtt.hold(self.now, holding);
             self.coap.hold(holding);
             self.outputs.push_back(Output::Notice(Notice::Holding { on: holding, reason }));

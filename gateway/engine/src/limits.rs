@@ -65,6 +65,16 @@ pub struct Limits {
     pub guess_wait_max: Duration,
     /// The longest such wait for a device at an address where it has signed in before.
     pub guess_wait_known_max: Duration,
+    /// Takeovers of one client identifier in a minute: in one burst, or spread over it. A device on a bad link needs several; two
+    /// that fight for one identifier have no end.
+    pub takeovers_per_minute: u32,
+    /// CONNECTs with a will of one device in a minute. One that says good-bye does not count: only what may be published does.
+    pub wills_per_minute: u32,
+    /// The same for all clients of one address that are nobody in particular; not on the loopback interface, where an address
+    /// says nothing about who comes.
+    pub wills_per_minute_and_address: u32,
+    /// Those whose takeovers, and those whose wills, are counted; beyond it those with the fewest are forgotten.
+    pub rated: usize,
     /// Addresses, and devices, of which failures are remembered; beyond it those with the fewest and oldest are forgotten.
     pub guessers: usize,
     /// How often `$SYS` topics are published while somebody subscribes; zero: never (`mqtt.sys_interval`).
@@ -147,6 +157,13 @@ impl Default for Limits {
             guess_wait: Duration::from_secs(1),
             guess_wait_max: Duration::from_secs(300),
             guess_wait_known_max: Duration::from_secs(10),
+            // One every five seconds: less than what a client that reconnects at once makes, more than what a bad link does.
+            takeovers_per_minute: 12,
+            wills_per_minute: 12,
+            // Four for each of `connections_per_address`: a whole site behind one address may lose its power and come back.
+            wills_per_minute_and_address: 256,
+            // As many as `connections`; some 200 bytes each.
+            rated: 4_096,
             guessers: 4_096,
             sys_interval: Duration::from_secs(10),
             outgoing_bytes_in_all: 32 << 20,

@@ -25,6 +25,8 @@ pub struct Stats {
     pub unsafe_bytes: u64,
     /// Gauge: devices are told to hold.
     pub holding: bool,
+    /// Counter: times that they were told.
+    pub holds: u64,
     /// Each lane, in the order of the routes.
     pub lanes: Vec<LaneStats>,
     /// Each upstream, in the order of the configuration.
@@ -60,7 +62,10 @@ pub struct ProtocolStats {
     pub dropped: u64,
     /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.
     pub refused: u64,
-    /// Counter: clients that could not prove who they are, or asked for another's name (MQTT only).
+    /// Counters: what clients were refused or sent away for, by the name of MQTT 5.0's reason code; older versions count under the
+    /// code for which they have no word (MQTT only).
+    pub refusals: Vec<(&'static str, u64)>,
+    /// Counter: clients that could not prove who they are, or asked for a name that is not theirs or nobody's (MQTT only).
     pub sign_ins_refused: u64,
     /// Counter: messages and wills that their device may not publish (MQTT only).
     pub publishes_denied: u64,

@@ -6,9 +6,11 @@ use crate::clock::unix_ms;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tidegate_engine::event::{Action, Notice, Proof};
 
@@ -52,12 +54,15 @@ struct Bucket {
     suppressed: u64,
 }
 
-/// Writes the log on a thread of its own: a slow medium holds nobody up.
-#[derive(Debug)]
+/// Writes the log on a thread of its own: a slow medium holds nobody up. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Audit {
     lines: SyncSender<String>,
-    buckets: [Bucket; KINDS.len()],
+    buckets: Arc<Mutex<[Bucket; KINDS.len()]>>,
 }
+
+/// What is kept of a reason in words that are not ours, in characters.
+const REASON_CHARS: usize = 200;
 
 impl Audit {
     /// Begins to write in `folder`.
@@ -69,11 +74,11 @@ impl Audit {
         let (lines, waiting) = sync_channel(LINES_WAITING);
         std::thread::Builder::new().name("audit".into()).spawn(move || log.keep(&waiting))?;
         let bucket = || Bucket { room: BURST, since: Instant::now(), suppressed: 0 };
-        Ok(Self { lines, buckets: std::array::from_fn(|_| bucket()) })
+        Ok(Self { lines, buckets: Arc::new(Mutex::new(std::array::from_fn(|_| bucket()))) })
     }
 
     /// Writes down what is about access.
-    pub fn note(&mut self, notice: &Notice) {
+    pub fn note(&self, notice: &Notice) {
         match notice {
             // A client of this host that needs no credentials: nothing was decided.
             Notice::SignedIn { peer, proof: Proof::None, .. } if peer.ip().to_canonical().is_loopback() => {}
@@ -109,13 +114,20 @@ impl Audit {
         }
     }
 
+    /// Writes down that a device's certificate did not let it in.
+    pub fn certificate_refused(&self, peer: SocketAddr, reason: &str) {
+        let reason: String = reason.chars().take(REASON_CHARS).flat_map(char::escape_debug).collect();
+        self.write(Kind::Refusal, json!({"peer": peer.to_string(), "reason": reason}));
+    }
+
     /// Writes down that a configuration came into force, or did not.
-    pub fn configured(&mut self, what: &str) {
+    pub fn configured(&self, what: &str) {
         self.write(Kind::Configuration, json!({"result": what}));
     }
 
-    fn write(&mut self, kind: Kind, fields: Value) {
-        let Some(bucket) = self.buckets.get_mut(kind as usize) else { return };
+    fn write(&self, kind: Kind, fields: Value) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(bucket) = buckets.get_mut(kind as usize) else { return };
         let now = Instant::now();
         bucket.room = (bucket.room + now.duration_since(bucket.since).as_secs_f64() * PER_SECOND).min(BURST);
         bucket.since = now;

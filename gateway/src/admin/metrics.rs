@@ -117,6 +117,7 @@ impl View {
         )?;
         f.gauge("unsafe_bytes", "Bytes of messages accepted and not safe yet", m.unsafe_bytes)?;
         f.gauge("holding", "1 while devices are told to hold", self.status.holding.into())?;
+        f.counter("holds", "Times that devices were told to hold", self.status.messages.holds)?;
         f.gauge("ready", "1 while messages are taken and made safe", self.status.ready.into())
     }
 
@@ -148,7 +149,7 @@ impl View {
             ),
             (
                 "sign_ins_refused",
-                "Clients that could not prove who they are, or asked for another's name",
+                "Clients that could not prove who they are, or asked for a name that is another's or nobody's",
                 |p| p.sign_ins_refused,
             ),
             ("publishes_denied", "Messages and wills that their device may not publish", |p| {
@@ -161,6 +162,13 @@ impl View {
         for (name, help, field) in counters {
             f.counters(name, help, "protocol", both(), |p| field(p))?;
         }
+        f.counters(
+            "refusals",
+            "What MQTT clients were refused or sent away for: packets, messages, subscriptions, connections",
+            "reason",
+            self.snapshot.stats.mqtt.refusals.iter().copied(),
+            |count| *count,
+        )?;
         f.gauge("retained_messages", "Retained MQTT messages", self.status.mqtt.retained)?;
         f.counter(
             "not_retained_messages",
@@ -256,6 +264,14 @@ impl View {
             "clock_synchronised",
             "1 while the wall clock is synchronised",
             driver.clock_synchronised.into(),
+        )?;
+        let [whole, other] = self.reloads;
+        f.counters(
+            "reloads",
+            "Configurations read again: in force, or with a problem",
+            "result",
+            [("in force", whole), ("problem", other)],
+            |count| *count,
         )?;
         f.gauge("uptime_seconds", "Time since the start", self.status.uptime_seconds)?;
         f.gauge("process_resident_bytes", "Resident memory", process.resident_bytes)?;

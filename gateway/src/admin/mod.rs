@@ -13,6 +13,7 @@ use crate::driver::{Handle, Snapshot};
 use crate::listen::admission::Admission;
 use rates::Rates;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,8 @@ struct Inner {
     rates: Mutex<Rates>,
     /// A configuration that was read again and could not be used, or needs a restart; in words.
     reload_problem: Mutex<Option<String>>,
+    /// Configurations read again: those that came into force whole, and the others.
+    reloads: [AtomicU64; 2],
 }
 
 /// One look at everything.
@@ -55,6 +58,7 @@ struct View {
     snapshot: Box<Snapshot>,
     connections_refused: u64,
     handshakes_failed: u64,
+    reloads: [u64; 2],
 }
 
 impl Admin {
@@ -67,11 +71,14 @@ impl Admin {
             started: Instant::now(),
             rates: Mutex::default(),
             reload_problem: Mutex::default(),
+            reloads: Default::default(),
         }))
     }
 
-    /// Says what is wrong with the configuration on the disk, or that nothing is.
+    /// The configuration was read again: says what is wrong with the one on the disk, or that nothing is.
     pub fn set_reload_problem(&self, problem: Option<String>) {
+        let [whole, other] = &self.0.reloads;
+        if problem.is_none() { whole } else { other }.fetch_add(1, Ordering::Relaxed);
         *self.0.reload_problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
     }
 
@@ -117,6 +124,7 @@ impl Admin {
             snapshot,
             connections_refused: about.admission.refused(),
             handshakes_failed: about.admission.failed_handshakes(),
+            reloads: self.0.reloads.each_ref().map(|count| count.load(Ordering::Relaxed)),
         })
     }
 

@@ -54,6 +54,8 @@ pub struct Messages {
     pub safe_upstream: u64,
     /// Gauge: bytes accepted and not safe yet.
     pub unsafe_bytes: u64,
+    /// Counter: times that devices were told to hold.
+    pub holds: u64,
     /// Gauge: accepted a second, over the last ten seconds.
     pub accepted_per_second: f64,
     /// Gauge: confirmed by upstreams a second, over the last ten seconds.
@@ -86,7 +88,7 @@ pub struct Protocol {
     pub dropped: u64,
     /// Counter: peers refused or closed for breaking the protocol, a bound or an access rule.
     pub refused: u64,
-    /// Counter: clients that could not prove who they are, or asked for another's name.
+    /// Counter: clients that could not prove who they are, or asked for a name that is another's or nobody's.
     pub sign_ins_refused: u64,
     /// Counter: messages and wills that their device may not publish.
     pub publishes_denied: u64,
@@ -189,6 +191,7 @@ impl Status {
         self.messages.safe_on_disk = stats.safe_on_disk;
         self.messages.safe_upstream = stats.safe_upstream;
         self.messages.unsafe_bytes = stats.unsafe_bytes;
+        self.messages.holds = stats.holds;
         self.store.commits = stats.commits;
         self.store.commit_failures = stats.commit_failures;
         self.store.committed_rows = stats.committed_rows;

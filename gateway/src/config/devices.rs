@@ -34,12 +34,7 @@ struct Found<'a> {
 }
 
 /// Reads every device, in the order of their ids.
-pub(super) fn devices(
-    root: &Section<'_>,
-    base: &Path,
-    limits: &Limits,
-    certified: bool,
-) -> Vec<DeviceSetup> {
+pub(super) fn devices(root: &Section<'_>, base: &Path, limits: &Limits, certified: bool) -> Vec<DeviceSetup> {
     let mut found = Found { limits, certified, devices: BTreeMap::new(), certificates: BTreeMap::new() };
     found.read(root, "in the configuration itself");
     let gateway = root.section(&schema::GATEWAY);

@@ -12,6 +12,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 const PACKET_BYTES_MOST: u64 = 16 << 20;
 /// Each has a packet id of its own (MQTT 5.0, 2.2.1).
 const SUBSCRIBER_MESSAGES_MOST: u64 = 60_000;
+/// A thousand in a second: as good as no bound.
+const RATE_MOST: u64 = 60_000;
 /// Half the memory of a well-equipped board.
 const MEMORY_BYTES_MOST: u64 = 4 << 30;
 
@@ -48,6 +50,13 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     time("keep_alive_max", &mut limits.keep_alive_max, Duration::from_secs(1), Duration::from_secs(65_535));
     count("sessions", &mut limits.sessions, 1, 1_000_000);
     time("session_expiry_max", &mut limits.session_expiry_max, Duration::ZERO, 365 * DAY);
+    let rate = |key: &'static str, value: &mut u32| {
+        if let Some(written) = section.get(key, integer(1..=RATE_MOST)) {
+            *value = u32::try_from(written.into_inner()).unwrap_or(u32::MAX);
+        }
+    };
+    rate("takeovers_per_minute", &mut limits.takeovers_per_minute);
+    rate("wills_per_minute", &mut limits.wills_per_minute);
     count("subscriber_messages", &mut limits.outgoing_messages, 1, SUBSCRIBER_MESSAGES_MOST);
     bytes("subscriber_size", &mut limits.outgoing_bytes, 1 << 10, 1 << 30);
     count("retained_messages", &mut limits.retained_messages, 0, 1_000_000);

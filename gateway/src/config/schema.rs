@@ -161,6 +161,8 @@ pub(super) const LIMITS: Table = Table {
         key("keep_alive_max"),
         key("sessions"),
         key("session_expiry_max"),
+        key("takeovers_per_minute"),
+        key("wills_per_minute"),
         key("subscriber_messages"),
         key("subscriber_size"),
         key("retained_messages"),

@@ -4,6 +4,7 @@
 use super::admission::{Admission, Permit, Refusal};
 use super::websocket::{Origins, Refused, upgrade};
 use super::{mqtt, proxy, socket, websocket};
+use crate::access::audit::Audit;
 use crate::config::{Config, Network};
 use crate::connection::Entrance;
 use crate::logging::{Pass, Throttle};
@@ -57,6 +58,7 @@ pub struct Door {
     pub(super) entrance: Entrance,
     /// How many there may be.
     pub(super) admission: Arc<Admission>,
+    audit: Audit,
     settings: Mutex<Arc<Settings>>,
     turns: Semaphore,
     sums: Semaphore,
@@ -110,6 +112,21 @@ enum Failure {
     Late,
 }
 
+impl Failure {
+    /// Whether a device could not prove who it is.
+    fn is_about_access(&self) -> bool {
+        use rustls::Error;
+        match self {
+            Self::Certificate(_) => true,
+            Self::Tls(error) => matches!(
+                error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()),
+                Some(Error::InvalidCertificate(_) | Error::NoCertificatesPresented)
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// What the operator may not see at once in rustls's words.
 fn hint(error: &io::Error) -> &'static str {
     use rustls::{CertificateError, Error};
@@ -131,10 +148,11 @@ fn hint(error: &io::Error) -> &'static str {
 impl Door {
     /// A door into `entrance`.
     #[must_use]
-    pub fn new(entrance: Entrance, admission: Arc<Admission>, config: &Config) -> Arc<Self> {
+    pub fn new(entrance: Entrance, admission: Arc<Admission>, audit: Audit, config: &Config) -> Arc<Self> {
         Arc::new(Self {
             entrance,
             admission,
+            audit,
             settings: Mutex::new(Arc::new(Settings::of(config))),
             turns: Semaphore::new(config.limits.handshakes),
             sums: Semaphore::new(1),
@@ -195,6 +213,9 @@ impl Door {
 
     fn failed(&self, peer: SocketAddr, transport: Transport, failure: &Failure) {
         self.admission.handshake_failed();
+        if failure.is_about_access() {
+            self.audit.certificate_refused(peer, &failure.to_string());
+        }
         let pass = self.failures.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now());
         if let Some(Pass { suppressed }) = pass {
             tracing::warn!(%peer, transport = transport.name(), suppressed, "no connection: {failure}");

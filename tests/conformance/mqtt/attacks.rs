@@ -2,9 +2,9 @@
 //! what the engine counts and what stands in its records; that the process stays small is measured on the real one.
 //! AUTH without a method (M20) stands in `authentication`, a PUBLISH that stalls over WebSocket (M04) in `tests/transports`.
 
-use crate::broker::{ALL_VERSIONS, BOTH, Broker, Client, Hello, encode, message, will};
+use crate::broker::{ALL_VERSIONS, BOTH, Broker, Client, Hello, encode, message, setup, will};
 use std::collections::BTreeSet;
-use tidegate_engine::event::Notice;
+use tidegate_engine::event::{Anonymous, Input, Notice, Setup};
 use tidegate_engine::time::Duration;
 use tidegate_tests::mqtt::{bytes, whole};
 use tidegate_wire::mqtt::{Packet, Properties, Property, Publish, Qos, ReasonCode, Subscription, Version};
@@ -358,6 +358,8 @@ fn wills_are_checked_at_connect_and_their_delay_is_bounded() {
     }
     nothing_is_left(&broker);
     // Connect and abort, over and over, with the longest delay: one session, one will.
+    broker.setup.limits.wills_per_minute = u32::MAX;
+    broker.tell(Input::Reload(Box::new(broker.setup.clone())));
     let delay = [Property::WillDelay(u32::MAX)];
     let hello = Hello {
         clean: false,
@@ -373,6 +375,75 @@ fn wills_are_checked_at_connect_and_their_delay_is_bounded() {
     broker.pass(broker.setup.limits.session_expiry_max);
     assert_eq!(broker.topics(), ["gone/a"], "the delay ends with the longest session");
     nothing_is_left(&broker);
+}
+
+/// M28: as many wills as connections can be made and broken.
+#[test]
+fn a_device_has_so_many_wills_a_minute_and_is_told_so_beyond() {
+    for version in ALL_VERSIONS {
+        let mut broker = Broker::new();
+        let most = broker.setup.limits.wills_per_minute as usize;
+        let hello = Hello { will: Some(will("gone/a", &[])), ..Hello::new(version, "a") };
+        let mut accepted = 0;
+        for _ in 0..1_000 {
+            let client = broker.greet(&hello);
+            match broker.said(client).as_slice() {
+                [connack] if connack == "CONNACK" => accepted += 1,
+                refused => {
+                    let expected = if version.is_v5() { "CONNACK 0x9F" } else { "CONNACK 0x88" };
+                    assert_eq!(refused, [expected]);
+                }
+            }
+            broker.gone(client);
+            broker.forget(client);
+        }
+        assert_eq!(
+            (accepted, broker.topics().len()),
+            (most, most),
+            "every will that was accepted, and no other"
+        );
+        assert!(broker.stats().refusals.contains(&("connection rate exceeded", 1_000 - accepted as u64)));
+        // Others are not concerned, nor is the device itself without a will, nor with one a while later.
+        broker.connect(&Hello { will: Some(will("gone/b", &[])), ..Hello::new(version, "b") }, false);
+        broker.client(version, "a");
+        broker.pass(Duration::from_secs(60));
+        broker.connect(&hello, false);
+        nothing_refused_since(&mut broker, &hello);
+    }
+}
+
+/// A client that comes with a will and says good-bye is not counted: nothing of it is published.
+#[track_caller]
+fn nothing_refused_since(broker: &mut Broker, hello: &Hello<'_>) {
+    broker.pass(Duration::from_secs(60));
+    for _ in 0..1_000 {
+        let client = broker.greet(hello);
+        assert_eq!(broker.said(client), ["CONNACK"]);
+        broker.disconnect(client, ReasonCode::SUCCESS, &[]);
+    }
+}
+
+/// M28: under names of their own, from one address that is not this host.
+#[test]
+fn wills_of_those_who_are_nobody_are_counted_by_their_address() {
+    let mut broker = Broker::with(Setup { anonymous: Anonymous::Everywhere, ..setup() });
+    let most = broker.setup.limits.wills_per_minute_and_address as usize;
+    let mut hit = |address: &str, count: usize| {
+        let accepted = (0..count).filter(|number| {
+            let id = format!("nobody-{number}");
+            let hello = Hello { will: Some(will("gone/a", &[])), ..Hello::new(Version::V5, &id) };
+            let client = Client { conn: broker.open_from(address), version: Version::V5 };
+            broker.bytes(client.conn, &hello.bytes());
+            let accepted = broker.said(client) == ["CONNACK"];
+            broker.gone(client);
+            accepted
+        });
+        accepted.count()
+    };
+    assert_eq!(hit("192.0.2.66:1000", 2_000), most);
+    assert_eq!(hit("[2001:db8::1]:1000", 2_000), most);
+    assert_eq!(hit("[2001:db8::2]:1000", 100), 0, "a network of IPv6 counts as one address");
+    assert_eq!(hit("192.0.2.67:1000", 100), 100);
 }
 
 /// M29: sessions without end.
@@ -414,7 +485,10 @@ fn a_storm_of_takeovers_loses_nothing_acknowledged() {
     for seed in 0..200 {
         let mut rng = fastrand::Rng::with_seed(seed);
         let version = BOTH[rng.usize(..2)];
-        let mut broker = Broker::new();
+        // In some of the worlds nobody is refused for coming too often.
+        let mut broker = Broker::limited(|limits| {
+            limits.takeovers_per_minute = if seed % 4 == 0 { 12 } else { u32::MAX };
+        });
         let mut acknowledged: BTreeSet<String> = BTreeSet::new();
         let mut sent: u32 = 0;
         for _ in 0..200 {
@@ -455,6 +529,41 @@ fn a_storm_of_takeovers_loses_nothing_acknowledged() {
         assert!(!acknowledged.is_empty());
         // Of those that finished their CONNECT one is in; it is one client id.
         assert!(broker.stats().sessions <= 1, "one client id is one session");
+    }
+}
+
+/// M30: two that fight for one name change places so often and no more; whoever is in stays in.
+#[test]
+fn a_client_identifier_changes_hands_so_often_a_minute() {
+    for version in ALL_VERSIONS {
+        for hello in [Hello::lasting(version, "a"), Hello::new(version, "a")] {
+            let mut broker = Broker::new();
+            let most = broker.setup.limits.takeovers_per_minute as usize;
+            let mut holder = broker.connect(&hello, false);
+            let mut changes = 0;
+            for _ in 0..1_000 {
+                let client = broker.greet(&hello);
+                if broker.said(client)[0].ends_with(if version.is_v5() { "0x9F" } else { "0x88" }) {
+                    assert!(broker.is_closed(client) && !broker.is_closed(holder));
+                } else {
+                    assert!(broker.is_closed(holder) && !broker.is_closed(client));
+                    holder = client;
+                    changes += 1;
+                }
+                broker.pass(Duration::from_millis(11));
+            }
+            assert_eq!(changes, most + 2, "and one more every five seconds");
+            let taken_over =
+                broker.notices.iter().filter(|notice| matches!(notice, Notice::TakenOver { .. }));
+            assert_eq!(taken_over.count(), changes);
+            // Whoever leaves first, and comes back, takes nothing over.
+            for _ in 0..100 {
+                broker.gone(holder);
+                holder = broker.greet(&hello);
+                assert!(broker.said(holder)[0].starts_with("CONNACK"));
+                assert!(!broker.is_closed(holder));
+            }
+        }
     }
 }
 

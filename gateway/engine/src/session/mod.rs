@@ -6,6 +6,7 @@ mod auth;
 pub mod coap;
 mod guessing;
 pub mod mqtt;
+mod rate;
 
 use crate::event::{Op, Output};
 use crate::id::DeviceId;

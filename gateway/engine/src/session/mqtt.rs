@@ -19,6 +19,7 @@ mod packets;
 mod publish;
 mod rare;
 mod record;
+mod refusals;
 mod retained;
 mod session;
 mod signing_in;
@@ -31,6 +32,7 @@ mod write;
 
 use self::session::Session;
 use super::auth::Auth;
+use super::rate::Rates;
 use super::{Claim, Request};
 use crate::event::{Action, Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
 use crate::id::{ConnId, DeviceId};
@@ -44,6 +46,7 @@ use connection::{Connection, Phase};
 use deliver::Handout;
 use ending::Ending;
 use packets::Exchange;
+use refusals::Refusals;
 use retained::{Kept, Retained};
 use slab::{SessionKey, Slab};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -147,9 +150,23 @@ struct Shared {
     delivered: u64,
     dropped: u64,
     refused: u64,
+    refusals: Refusals,
     sign_ins_refused: u64,
     publishes_denied: u64,
     subscriptions_denied: u64,
+    /// How often each client identifier changes hands.
+    takeovers: Rates<DeviceId>,
+    /// How often each comes with a will.
+    wills: Rates<Testator>,
+}
+
+/// Whose wills are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Testator {
+    /// A device, or a client of this host.
+    Device(DeviceId),
+    /// All that come from an address and are nobody in particular.
+    Address(IpAddr),
 }
 
 /// What is kept of a text of a peer's for the operator, in characters.
@@ -218,9 +235,12 @@ impl Mqtt {
                 delivered: 0,
                 dropped: 0,
                 refused: 0,
+                refusals: Refusals::default(),
                 sign_ins_refused: 0,
                 publishes_denied: 0,
                 subscriptions_denied: 0,
+                takeovers: Rates::default(),
+                wills: Rates::default(),
             },
             unsettled: false,
             epoch: setup.epoch,
@@ -532,6 +552,7 @@ impl Mqtt {
             queued: self.shared.queued as u64,
             queued_bytes: self.shared.queued_bytes as u64,
             refused: self.shared.refused,
+            refusals: self.shared.refusals.by_name(),
             sign_ins_refused: self.shared.sign_ins_refused,
             publishes_denied: self.shared.publishes_denied,
             subscriptions_denied: self.shared.subscriptions_denied,

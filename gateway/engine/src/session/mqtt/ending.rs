@@ -117,6 +117,9 @@ impl Mqtt {
         }
         self.shared.output(Output::Close { conn: id });
         self.shared.refused += u64::from(ending.refused);
+        if let Some(reason) = ending.reason {
+            self.shared.refusals.count(reason);
+        }
         self.leave(now, id, ending);
     }
 

@@ -2,7 +2,7 @@
 //! has is told here, and every refusal in the words of the client's version (MQTT 5.0, 3.1 and 3.2).
 
 use super::aliases::Aliases;
-use super::connection::{Greeting, Link, Phase};
+use super::connection::{Connection, Greeting, Link, Phase};
 use super::ending::Ending;
 use super::packets::Pause;
 use super::publish;
@@ -10,13 +10,15 @@ use super::session::{Session, Will};
 use super::signing_in::SignIn;
 use super::slab::SessionKey;
 use super::timers::Due;
-use super::{Mqtt, Shared, quoted, write};
+use super::{Mqtt, Shared, Testator, quoted, write};
 use crate::event::{Action, Notice, Output, Proof};
 use crate::id::{CLIENT_SEPARATOR, ConnId, DeviceId};
+use crate::limits::Limits;
 use crate::message::Source;
 use crate::session::Incoming;
 use crate::session::acl::Acl;
 use crate::session::auth::{Auth, Identity};
+use crate::session::guessing::place;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::num::NonZeroU32;
@@ -66,7 +68,7 @@ impl Mqtt {
             Ok(SignIn::Busy) => Err((ReasonCode::SERVER_BUSY, "too many passwords are being verified")),
             Err(refusal) => Err(refusal),
         };
-        match identity.and_then(|identity| self.admit(id, &connect, identity)) {
+        match identity.and_then(|identity| self.admit(now, id, &connect, identity)) {
             Ok(guest) => {
                 let present = self.take_over(now, id, &guest.client, connect.clean_start);
                 if self.clearing.contains_key(&guest.client) {
@@ -100,17 +102,24 @@ impl Mqtt {
     }
 
     /// Decides whether a client may come as it wishes, before anything of the present state is touched.
-    fn admit(&mut self, id: ConnId, connect: &Connect<'_>, identity: Identity) -> Result<Guest, Refusal> {
+    fn admit(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        connect: &Connect<'_>,
+        identity: Identity,
+    ) -> Result<Guest, Refusal> {
         let assigned = connect.client_id.is_empty();
         let client = if assigned {
             self.assign_client_id(identity.device.as_ref())
         } else {
             DeviceId::new(connect.client_id).ok()
         };
-        let client = client.ok_or_else(|| {
+        let Some(client) = client else {
             let words = "a client identifier has 1 to 128 letters, digits, or one of - _ . : @";
-            (ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words)
-        })?;
+            self.note_refused(id, quoted(connect.client_id), "its client identifier can be nobody's");
+            return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words));
+        };
         if !Auth::owns(&identity, client.as_str()) {
             self.note_refused(id, quoted(client.as_str()), "this client identifier is not its device's");
             let words = "the client identifier is the user name, or the user name, @ and anything";
@@ -162,7 +171,35 @@ impl Mqtt {
                 "CONNACK is larger than the client's Maximum Packet Size",
             ));
         }
+        self.not_too_often(now, id, &client, &identity, will.is_some())?;
         Ok(Guest { identity, client, assigned, will, expiry, keep_alive })
+    }
+
+    /// Whether this client may take over from the connection that it has, and leave a will, once more. To be asked last: it counts.
+    fn not_too_often(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        client: &DeviceId,
+        identity: &Identity,
+        has_will: bool,
+    ) -> Result<(), Refusal> {
+        let session = self.clients.get(client).and_then(|key| self.sessions.get(*key));
+        let takes_over = session.is_some_and(|session| session.connection.is_some());
+        let Some(connection) = self.connections.get(&id) else { return Ok(()) };
+        let Shared { limits, takeovers, wills, .. } = &mut self.shared;
+        if takes_over && !takeovers.take(now, client, limits.takeovers_per_minute, limits.rated) {
+            let words = "this client identifier changes hands too often; is it used twice?";
+            return Err((ReasonCode::CONNECTION_RATE_EXCEEDED, words));
+        }
+        if has_will {
+            let (testator, most) = testator(limits, connection, identity, client);
+            if !wills.take(now, &testator, most, limits.rated) {
+                let words = "it comes too often with a will; try again in a minute";
+                return Err((ReasonCode::CONNECTION_RATE_EXCEEDED, words));
+            }
+        }
+        Ok(())
     }
 
     /// A name that no session has, and that is the device's or nobody's. `None` when the device's id leaves no room for it.
@@ -324,7 +361,30 @@ fn accepted<'a>(session_present: bool, list: &'a [Property<'a>]) -> Packet<'a> {
     Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties })
 }
 
+/// With whom a client's wills are counted, and how many there may be in a minute.
+fn testator(
+    limits: &Limits,
+    connection: &Connection,
+    identity: &Identity,
+    client: &DeviceId,
+) -> (Testator, u32) {
+    let address = connection.peer.address.ip().to_canonical();
+    match &identity.device {
+        Some(device) => (Testator::Device(device.clone()), limits.wills_per_minute),
+        None if address.is_loopback() => (Testator::Device(client.clone()), limits.wills_per_minute),
+        None => (Testator::Address(place(address)), limits.wills_per_minute_and_address),
+    }
+}
+
 impl Shared {
+    /// A client says good-bye: the will that came with its CONNECT stays unsaid, and does not count.
+    pub(super) fn unwilled(&mut self, session: &Session, connection: &Connection) {
+        let Some(link) = connection.link() else { return };
+        let identity = link.identity.as_deref().unwrap_or(Identity::NOBODY);
+        let (testator, most) = testator(&self.limits, connection, identity, &session.client);
+        self.wills.give_back(&testator, most);
+    }
+
     /// A session expiry as far as the gateway grants it.
     pub(super) fn capped_expiry(&self, seconds: u32) -> Duration {
         Duration::from_secs(seconds.into()).min(self.limits.session_expiry_max)

@@ -362,6 +362,9 @@ impl Exchange<'_> {
             }
         }
         if reason == ReasonCode::SUCCESS {
+            if self.session.will.is_some() {
+                self.shared.unwilled(self.session, self.connection);
+            }
             self.shared.drop_will(self.session);
         }
         Err(Ending::wished(reason))

@@ -170,6 +170,7 @@ impl Exchange<'_> {
             ));
         }
         self.shared.refused += 1;
+        self.shared.refusals.count(reason);
         if qos != mqtt::Qos::AtMostOnce {
             let exactly_once = qos == mqtt::Qos::ExactlyOnce;
             self.session.inbound.refuse(Ack { packet_id, exactly_once, reason: reason.0 });
@@ -212,6 +213,7 @@ impl Exchange<'_> {
                 return Ok(());
             }
         };
+        self.shared.refusals.count(reason);
         let (version, within) = (self.version(), self.connection.explains_within());
         write::ack_explained(&mut self.connection.outbox, version, Kind::PubComp, packet_id, reason, within);
         self.shared.stir(self.id, self.connection);

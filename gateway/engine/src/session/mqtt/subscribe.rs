@@ -27,9 +27,11 @@ impl Exchange<'_> {
                     changed |= new;
                     granted.qos as u8
                 }
-                // Older versions have one code for every failure [MQTT-3.9.3-2 of 3.1.1].
-                Err(reason) if self.version().is_v5() => reason.0,
-                Err(_) => ReasonCode::UNSPECIFIED_ERROR.0,
+                Err(reason) => {
+                    self.shared.refusals.count(reason);
+                    // Older versions have one code for every failure [MQTT-3.9.3-2 of 3.1.1].
+                    if self.version().is_v5() { reason.0 } else { ReasonCode::UNSPECIFIED_ERROR.0 }
+                }
             })
             .collect();
         let packet_id = subscribe.packet_id;
