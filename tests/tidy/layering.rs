@@ -1,5 +1,5 @@
 //! Who may know whom: between the crates, between the engine's parts, between the gateway's parts, and what the engine
-//! and the two `no_std` crates must do without.
+//! and the three `no_std` crates must do without.
 
 use crate::tree::Source;
 use crate::{Finding, finding};
@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 /// The crates of the workspace and those of them that each may depend on. `tests` sees everything.
 const CRATES: &[(&str, &[&str])] = &[
     ("firmware/wire/Cargo.toml", &[]),
-    ("firmware/Cargo.toml", &["tidegate-wire"]),
-    ("gateway/engine/Cargo.toml", &["tidegate-wire"]),
-    ("gateway/Cargo.toml", &["tidegate-wire", "tidegate-engine"]),
+    ("firmware/oscore/Cargo.toml", &["tidegate-wire"]),
+    ("firmware/Cargo.toml", &["tidegate-wire", "tidegate-oscore"]),
+    ("gateway/engine/Cargo.toml", &["tidegate-wire", "tidegate-oscore"]),
+    ("gateway/Cargo.toml", &["tidegate-wire", "tidegate-oscore", "tidegate-engine"]),
 ];
 
 /// What the engine may depend on besides: nothing that knows a clock, a socket, a file, a thread or chance.
-const ENGINE_DEPENDENCIES: &[&str] = &["bytes", "tidegate-wire"];
+const ENGINE_DEPENDENCIES: &[&str] = &["bytes", "tidegate-oscore", "tidegate-wire"];
 
 /// The engine's parts that do not know one another; its `lib.rs` passes values between them.
 const ENGINE_SIBLINGS: &[&str] = &["session", "router", "spool", "delivery", "journal", "command"];
@@ -162,7 +163,7 @@ pub(crate) fn only_the_driver_turns_the_engine(sources: &[Source]) -> Vec<Findin
 
 pub(crate) fn the_bytes_and_the_device_need_no_std_and_no_unsafe(sources: &[Source]) -> Vec<Finding> {
     let mut found = Vec::new();
-    for path in ["firmware/wire/src/lib.rs", "firmware/src/lib.rs"] {
+    for path in ["firmware/wire/src/lib.rs", "firmware/oscore/src/lib.rs", "firmware/src/lib.rs"] {
         let code =
             sources.iter().find(|source| source.path == path).map_or("", |source| source.code.as_str());
         let code: String = code.split_whitespace().collect();
@@ -175,7 +176,9 @@ pub(crate) fn the_bytes_and_the_device_need_no_std_and_no_unsafe(sources: &[Sour
         }
     }
     for source in sources.iter().filter(|source| source.is_rust()) {
-        let inside = ["firmware/src/", "firmware/wire/src/"].iter().any(|root| source.path.starts_with(root));
+        let inside = ["firmware/src/", "firmware/oscore/src/", "firmware/wire/src/"]
+            .iter()
+            .any(|root| source.path.starts_with(root));
         if !inside {
             continue;
         }

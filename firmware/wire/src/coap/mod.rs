@@ -37,4 +37,4 @@ pub use writer::{WriteError, Writer};
 pub const DEFAULT_PORT: u16 = 5683;
 
 /// The byte that separates options from payload (RFC 7252, 3).
-const PAYLOAD_MARKER: u8 = 0xFF;
+pub const PAYLOAD_MARKER: u8 = 0xFF;

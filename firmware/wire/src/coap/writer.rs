@@ -1,7 +1,7 @@
 //! Writes a CoAP message into the caller's buffer (RFC 7252, 3). It checks order and space, not meaning.
 
 use super::PAYLOAD_MARKER;
-use super::header::{Header, Token};
+use super::header::{Code, Header, Token};
 use super::option::OptionNumber;
 use core::fmt;
 
@@ -48,6 +48,14 @@ impl<'b> Writer<'b> {
         let [high, low] = header.message_id.to_be_bytes();
         writer.put(&[(1 << 6) | ((header.kind as u8) << 4) | token_length, header.code.0, high, low]);
         writer.put(token);
+        writer
+    }
+
+    /// Begins what OSCORE encrypts: a message without header and token (RFC 8613, 5.3).
+    #[must_use]
+    pub fn plaintext(buffer: &'b mut [u8], code: Code) -> Self {
+        let mut writer = Self { buffer, length: 0, number: 0, error: None };
+        writer.put(&[code.0]);
         writer
     }
 
