@@ -1,7 +1,8 @@
-//! The only caller of the engine: takes facts from the inbox, performs orders, arms one timer.
-//! Whatever is at hand is handled before the first order is performed: commits group, and acknowledgements of one
-//! connection leave in one write. It decides nothing.
+//! The only caller of the engine: a thread that sleeps in one epoll until a socket, another thread or the engine's time wakes
+//! it, takes the facts and performs the orders. Whatever is at hand is handled before the first order is performed: commits
+//! group, and acknowledgements of one connection leave in one write. It decides nothing.
 
+mod bell;
 mod line;
 mod lines;
 mod notices;
@@ -16,12 +17,15 @@ use crate::listen::coap::Sockets;
 use crate::store::writer::{Order, OrderError, Writer};
 use crate::store::{Lanes, Store};
 use crate::upstream::Upstream;
+use bell::Bell;
 use lines::{Fact, Lines, Taken};
 use notices::Notices;
-use std::future::{Future, poll_fn};
+use poller::{Poller, Watched};
+use std::collections::VecDeque;
 use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 use tidegate_engine::Engine;
 use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault};
@@ -29,17 +33,17 @@ use tidegate_engine::id::UpstreamId;
 use tidegate_engine::stats::Stats;
 use tidegate_engine::time::Now;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant as TokioInstant, Sleep, sleep_until};
 
 /// Facts handled before orders are performed: all that the inbox holds. More would only delay the first
 /// acknowledgement of the round.
 const ROUND_INPUTS: usize = 1_024;
 
+/// Datagrams taken from one socket in a round: as many as make a worthwhile commit, and no more than keep connections waiting
+/// for less than a millisecond.
+const ROUND_DATAGRAMS: usize = 256;
+
 /// Questions and commands that may wait for the driver.
 const ASKS: usize = 16;
-
-/// With nothing else to do the driver looks after its timers this often; far enough apart to cost nothing.
-const IDLE: Duration = Duration::from_secs(3_600);
 
 /// After the engine has stopped: how long what was ordered (acknowledgements, DISCONNECT) has for leaving.
 const LAST_BYTES: Duration = Duration::from_millis(500);
@@ -145,17 +149,23 @@ impl Handle {
     }
 }
 
-/// The driver, before [`Driver::run`].
-pub struct Driver<S> {
+/// The driver.
+struct Driver<S> {
     parts: Parts<S>,
     upstreams: Vec<Box<dyn Upstream>>,
     asks: mpsc::Receiver<Ask>,
+    bell: Arc<Bell>,
+    poller: Poller,
     lines: Lines,
+    /// Datagram sockets that may have something to be read.
+    datagrams: VecDeque<u16>,
     notices: Notices,
     stats: DriverStats,
     /// Publications of this round, for each upstream.
     publications: Vec<Vec<Publication>>,
     facts: Vec<Fact>,
+    /// The engine was asked to stop.
+    stopping: bool,
     stopped: bool,
     failed: Option<OrderError>,
 }
@@ -169,72 +179,97 @@ pub struct Ended<S> {
     pub failure: Option<OrderError>,
 }
 
-/// Why the driver woke.
+/// What other threads have for the driver, beside what stands in the buffer of facts.
 #[derive(Default)]
-struct Woken {
-    /// Facts are in the inbox's buffer.
+struct Heard {
+    /// Facts are in the buffer.
     inputs: bool,
-    /// Connections can be read or written.
-    lines: bool,
     ask: Option<Ask>,
-    /// The timer went off.
-    time: bool,
     /// Nobody can send any more.
     orphaned: bool,
 }
 
+impl Heard {
+    fn something(&self) -> bool {
+        self.inputs || self.ask.is_some() || self.orphaned
+    }
+}
+
+/// Starts the driver on a thread of its own, and gives what comes of it, and the way to ask it. `upstreams` stand in the order of
+/// their numbers.
+///
+/// # Errors
+/// When the kernel gives nothing to watch sockets with, or no thread.
+pub fn start<S: Store + Send + 'static>(
+    parts: Parts<S>,
+    upstreams: Vec<Box<dyn Upstream>>,
+) -> io::Result<(oneshot::Receiver<Ended<S>>, Handle)> {
+    let (ask, asks) = mpsc::channel(ASKS);
+    let driver = Driver::new(parts, upstreams, asks)?;
+    let (end, ended) = oneshot::channel();
+    thread::Builder::new().name("driver".into()).spawn(move || {
+        let _ = end.send(driver.run()); // Nobody waits for it when the gateway ends in a hurry.
+    })?;
+    Ok((ended, Handle(ask)))
+}
+
 impl<S: Store + Send + 'static> Driver<S> {
-    /// A driver and the way to ask it. `upstreams` stand in the order of their numbers. Must run inside the runtime.
-    ///
-    /// # Errors
-    /// When the kernel gives nothing to watch sockets with.
-    pub fn new(parts: Parts<S>, upstreams: Vec<Box<dyn Upstream>>) -> io::Result<(Self, Handle)> {
-        let (ask, asks) = mpsc::channel(ASKS);
+    fn new(
+        parts: Parts<S>,
+        upstreams: Vec<Box<dyn Upstream>>,
+        asks: mpsc::Receiver<Ask>,
+    ) -> io::Result<Self> {
         let mut notices = Notices::default();
         notices.learn(&parts.setup);
-        let driver = Self {
+        let bell = Arc::new(Bell::new()?);
+        let poller = Poller::new(&bell)?;
+        for (number, socket) in parts.sockets.numbered() {
+            poller.watch(socket, Watched::Datagrams(number))?;
+        }
+        Ok(Self {
             publications: upstreams.iter().map(|_| Vec::new()).collect(),
             parts,
             upstreams,
             asks,
-            lines: Lines::new()?,
+            lines: Lines::new(&bell),
+            bell,
+            poller,
+            datagrams: VecDeque::new(),
             notices,
             stats: DriverStats::default(),
             facts: Vec::new(),
+            stopping: false,
             stopped: false,
             failed: None,
-        };
-        Ok((driver, Handle(ask)))
+        })
     }
 
     /// Drives until the engine has stopped. The inbox is gone then: nobody hears what is still reported.
-    pub async fn run(mut self) -> Ended<S> {
+    fn run(mut self) -> Ended<S> {
         let mut inputs = Vec::new();
-        let timer = sleep_until(TokioInstant::now() + IDLE);
-        tokio::pin!(timer);
+        let waker = Waker::from(Arc::clone(&self.bell));
+        let mut cx = Context::from_waker(&waker);
 
         // A new engine begins with ordering what it needs.
         let now = self.parts.clock.now();
         self.perform(now);
         while !self.stopped && self.failed.is_none() {
-            self.arm(timer.as_mut());
-            let woken = poll_fn(|cx| self.wait(cx, &mut inputs, timer.as_mut())).await;
-            if woken.orphaned {
+            let heard = self.wait(&mut cx, &mut inputs);
+            if heard.orphaned {
                 break;
             }
             self.stats.rounds += 1;
             let now = self.parts.clock.now();
-            if woken.inputs {
+            if heard.inputs {
                 self.attach();
                 for input in inputs.drain(..) {
                     self.take(now, input);
                 }
             }
-            if woken.lines {
-                self.lines.resume(&mut self.facts);
-                self.read(now);
-            }
-            if let Some(ask) = woken.ask {
+            self.lines.resume(&mut self.facts);
+            self.read(now);
+            self.receive(now);
+            if let Some(ask) = heard.ask {
                 self.answer(now, ask);
             }
             if self.parts.engine.poll_timeout().is_some_and(|at| at <= now.instant) {
@@ -243,31 +278,73 @@ impl<S: Store + Send + 'static> Driver<S> {
             self.lines.expire(StdInstant::now(), &mut self.facts);
             self.perform(now);
         }
-        self.finish().await;
+        self.finish();
         Ended { store: self.parts.store, failure: self.failed }
     }
 
-    /// Waits for any of the sources, and asks each: none is starved by those before it.
-    fn wait(&mut self, cx: &mut Context<'_>, inputs: &mut Vec<Input>, timer: Pin<&mut Sleep>) -> Poll<Woken> {
-        // Sockets may have something at all times: the runtime's other tasks get their turn.
-        let coop = ready!(tokio::task::coop::poll_proceed(cx));
-        let mut woken = Woken::default();
+    /// Sleeps until any of the sources has something, and asks each: none is starved by those before it.
+    fn wait(&mut self, cx: &mut Context<'_>, inputs: &mut Vec<Input>) -> Heard {
+        self.bell.listen();
+        let heard = self.hear(cx, inputs);
+        let at_once = heard.something() || self.lines.stirred() || !self.datagrams.is_empty();
+        let longest = if at_once { Some(Duration::ZERO) } else { self.until_due() };
+        let rang = self.sleep(longest);
+        if rang && !heard.something() { self.hear(cx, inputs) } else { heard }
+    }
+
+    /// Takes what other threads have sent, and has them ring for what they send later.
+    fn hear(&mut self, cx: &mut Context<'_>, inputs: &mut Vec<Input>) -> Heard {
+        let mut heard = Heard::default();
         if let Poll::Ready(count) = self.parts.inbox.poll_recv_many(cx, inputs, ROUND_INPUTS) {
-            woken.inputs = count > 0;
-            woken.orphaned = count == 0;
+            heard.inputs = count > 0;
+            heard.orphaned = count == 0;
         }
-        woken.lines = self.lines.poll(cx).is_ready();
         if let Poll::Ready(ask) = self.asks.poll_recv(cx) {
-            woken.orphaned |= ask.is_none();
-            woken.ask = ask;
+            heard.orphaned |= ask.is_none();
+            heard.ask = ask;
         }
-        woken.time = timer.poll(cx).is_ready();
-        let Woken { inputs, lines, ref ask, time, orphaned } = woken;
-        if inputs || lines || ask.is_some() || time || orphaned {
-            coop.made_progress();
-            return Poll::Ready(woken);
+        heard
+    }
+
+    /// How long nothing is due; `None` for ever.
+    fn until_due(&self) -> Option<Duration> {
+        let engine = self.parts.engine.poll_timeout().and_then(|at| self.parts.clock.std_instant(at));
+        let next = [engine, self.lines.next_expiry()].into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(StdInstant::now()))
+    }
+
+    /// Sleeps until a socket or the bell wakes it; true for the bell.
+    fn sleep(&mut self, longest: Option<Duration>) -> bool {
+        let mut rang = false;
+        self.poller.wait(longest, |happened| match happened.what {
+            Watched::Line(conn) => self.lines.happened(conn, happened),
+            Watched::Datagrams(number) if self.datagrams.contains(&number) => {}
+            Watched::Datagrams(number) => self.datagrams.push_back(number),
+            Watched::Bell => rang = true,
+        });
+        self.bell.ignore();
+        rang
+    }
+
+    /// Reads every datagram socket that has something, up to a bound.
+    fn receive(&mut self, now: Now) {
+        if self.stopping {
+            self.datagrams.clear(); // Nobody new.
         }
-        Poll::Pending
+        for _ in 0..self.datagrams.len() {
+            let Some(number) = self.datagrams.pop_front() else { return };
+            let mut left = ROUND_DATAGRAMS;
+            while left > 0
+                && let Some((endpoint, bytes)) = self.parts.sockets.receive(number)
+            {
+                left -= 1;
+                self.stats.inputs += 1;
+                self.parts.engine.handle(now, Input::Datagram { endpoint, bytes });
+            }
+            if left == 0 {
+                self.datagrams.push_back(number);
+            }
+        }
     }
 
     /// Reads every connection that has something, once.
@@ -304,7 +381,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                 }
                 self.stats.received_bytes += bytes.len() as u64;
             }
-            Input::Opened { conn, .. } if !self.lines.open(*conn) => return,
+            Input::Opened { conn, .. } if !self.lines.open(*conn, &self.poller) => return,
             Input::Closed { conn } if !self.lines.gone(*conn) => return,
             Input::UpstreamUp { upstream } => {
                 // See `Upstream::up_seen`: what the engine has ordered so far was meant for the old link.
@@ -335,7 +412,10 @@ impl<S: Store + Send + 'static> Driver<S> {
             }
             Ask::Audit(what) => self.parts.audit.configured(&what),
             Ask::Lanes { routes, answer } => self.order_store(Order::Lanes { routes, answer }),
-            Ask::Stop => self.parts.engine.handle(now, Input::Stop),
+            Ask::Stop => {
+                self.stopping = true;
+                self.parts.engine.handle(now, Input::Stop);
+            }
         }
     }
 
@@ -423,26 +503,17 @@ impl<S: Store + Send + 'static> Driver<S> {
         self.upstreams.get_mut(usize::from(id.0))
     }
 
-    /// Sets the one timer to whatever comes first.
-    fn arm(&self, timer: Pin<&mut Sleep>) {
-        let engine = self.parts.engine.poll_timeout().and_then(|at| self.parts.clock.std_instant(at));
-        let next = [engine, self.lines.next_expiry()].into_iter().flatten().min();
-        match next.map(TokioInstant::from_std) {
-            Some(at) if at != timer.deadline() || timer.is_elapsed() => timer.reset(at),
-            // A timer that was set for something that is no longer due wakes the driver once for nothing.
-            None if timer.is_elapsed() => timer.reset(TokioInstant::now() + IDLE),
-            _ => {}
-        }
-    }
-
     /// Lets what was ordered before `Stopped` leave.
-    async fn finish(&mut self) {
-        let end = TokioInstant::now() + LAST_BYTES;
+    fn finish(&mut self) {
+        let end = StdInstant::now() + LAST_BYTES;
         while !self.lines.idle() {
-            let woken = poll_fn(|cx| self.lines.poll(cx));
-            if tokio::time::timeout_at(end, woken).await.is_err() {
+            let left = end.saturating_duration_since(StdInstant::now());
+            if left.is_zero() {
                 return;
             }
+            self.bell.listen();
+            let longest = if self.lines.stirred() { Duration::ZERO } else { left };
+            self.sleep(Some(longest));
             // What still comes is not heard; it is taken in so that the wait is for something new.
             for _ in 0..self.lines.readable() {
                 self.lines.read();

@@ -10,10 +10,10 @@ use crate::admin::{self, About, Admin};
 use crate::clock::Clock;
 use crate::config::{Config, Mistakes, Secure};
 use crate::connection::Entrance;
-use crate::driver::{Driver, Ended, Handle, Parts};
+use crate::driver::{self, Ended, Handle, Parts};
 use crate::inbox::inbox;
 use crate::listen::admission::Admission;
-use crate::listen::coap::{self, Sockets};
+use crate::listen::coap::Sockets;
 use crate::listen::handshake::{Door, Transport};
 use crate::listen::{BindError, mqtt};
 use crate::notify;
@@ -21,12 +21,14 @@ use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
 use crate::store::writer::{OrderError, StopError, Writer};
 use crate::upstream::{self, StartError};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tidegate_engine::Engine;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
 /// How long the engine has for making everything safe after SIGTERM.
@@ -98,7 +100,7 @@ pub fn run(config: Config, read_again: impl FnMut() -> Result<Config, Mistakes>)
 struct Gateway {
     /// What it runs with.
     config: Config,
-    driver: JoinHandle<Ended<SqliteStore>>,
+    driver: oneshot::Receiver<Ended<SqliteStore>>,
     handle: Handle,
     admission: Arc<Admission>,
     door: Arc<Door>,
@@ -167,7 +169,8 @@ impl Gateway {
         // The store first: that another gateway has this directory explains more than that it has our port.
         let opened = open_store(&config)?;
         let listeners = bind(&config)?;
-        let sockets = Sockets::bind(&config.coap_listen)?;
+        let sockets = Sockets::bind(&config.coap_listen, config.limits.coap_message_bytes)?;
+        let datagrams = sockets.numbered().map(|(_, socket)| socket.local_addr()).collect();
         let admin_listener = config.admin_listen.map(admin::bind).transpose()?;
 
         let (inbox, facts) = inbox();
@@ -195,14 +198,15 @@ impl Gateway {
             setup,
             inbox: facts,
             attached,
-            sockets: sockets.clone(),
+            sockets,
             store,
             verifier,
             audit: audit.clone(),
         };
-        let (driver, handle) = Driver::new(parts, upstreams)
-            .map_err(|source| RunError::System { what: "an epoll for the connections", source })?;
-        let driver = tokio::spawn(driver.run());
+        let (driver, handle) = driver::start(parts, upstreams).map_err(|source| RunError::System {
+            what: "an epoll and a thread for the connections",
+            source,
+        })?;
 
         let admission = Admission::new(&config.limits);
         let door = Door::new(entrance.clone(), Arc::clone(&admission), audit, &config);
@@ -224,22 +228,22 @@ impl Gateway {
             onlookers: JoinSet::new(),
             signals,
         };
-        gateway.listen(listeners, &sockets, &entrance);
+        gateway.listen(listeners, datagrams);
         gateway.look_on(admin_listener);
         Ok(gateway)
     }
 
-    fn listen(&mut self, mqtt: Vec<(Transport, TcpListener)>, coap: &Sockets, entrance: &Entrance) {
+    /// Serves what the driver does not serve itself, and tells of everything that listens.
+    fn listen(&mut self, mqtt: Vec<(Transport, TcpListener)>, coap: Vec<io::Result<SocketAddr>>) {
         for (transport, listener) in mqtt {
             announce(transport.name(), listener.local_addr());
             self.listeners.spawn(mqtt::serve(listener, transport, Arc::clone(&self.door)));
         }
-        for (number, socket) in coap.numbered() {
-            announce("CoAP over UDP", socket.local_addr());
-            let longest = self.config.limits.coap_message_bytes;
-            self.listeners.spawn(coap::serve(number, socket, entrance.inbox().clone(), longest));
+        let none = self.listeners.is_empty() && coap.is_empty();
+        for address in coap {
+            announce("CoAP over UDP", address);
         }
-        if self.listeners.is_empty() {
+        if none {
             tracing::warn!(
                 "there is no listener: no device can reach this gateway (mqtt.listen, coap.listen)"
             );
@@ -400,7 +404,7 @@ fn bind(config: &Config) -> Result<Vec<(Transport, TcpListener)>, BindError> {
     Ok(bound)
 }
 
-fn announce(protocol: &'static str, address: io::Result<std::net::SocketAddr>) {
+fn announce(protocol: &'static str, address: io::Result<SocketAddr>) {
     if let Ok(address) = address {
         tracing::info!(protocol, %address, "listening");
     }
@@ -428,12 +432,12 @@ fn open_store(config: &Config) -> Result<Opened, RunError> {
 }
 
 /// Why the driver ended without being asked.
-fn gone(ended: Result<Ended<SqliteStore>, tokio::task::JoinError>) -> RunError {
+fn gone(ended: Result<Ended<SqliteStore>, oneshot::error::RecvError>) -> RunError {
     match ended {
         Ok(Ended { failure: None, .. }) => RunError::Panicked("the driver ended by itself".to_owned()),
         Ok(Ended { store, failure: Some(error) }) => {
             RunError::StoreEnded { error, reason: store.stop().err() }
         }
-        Err(error) => RunError::Panicked(format!("the driver: {error}")),
+        Err(_) => RunError::Panicked("the driver; the log says where".to_owned()),
     }
 }

@@ -5,6 +5,7 @@ use crate::consumer::Queue;
 use crate::load::{Load, Protocol};
 use crate::mosquitto::Mosquitto;
 use crate::run::{Report, measure};
+use crate::selection::Selection;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use tidegate_tests::gateway::Gateway;
@@ -13,15 +14,8 @@ use tidegate_tests::rabbit::{self, Rabbit};
 /// Tidegate beside its peers.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Compare {
-    /// Rounds; each runs every server once in every case.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// A tenth of the messages: to see that it works.
-    #[arg(long)]
-    short: bool,
-    /// Only the cases whose name contains this.
-    #[arg(long, default_value = "")]
-    case: String,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -167,12 +161,13 @@ impl Compare {
             Server::Plugin,
             Server::Mosquitto(Mosquitto::start()?),
         ];
-        for case in CASES.into_iter().filter(|case| case.name.contains(&self.case)) {
-            let messages = if self.short { case.messages / 10 } else { case.messages };
-            println!("\n{} ({messages} messages, 128 bytes, {} rounds: medians)", case.name, self.rounds);
+        let rounds = self.selection.rounds;
+        for case in CASES.into_iter().filter(|case| self.selection.takes(case.name)) {
+            let messages = self.selection.of(case.messages);
+            println!("\n{} ({messages} messages, 128 bytes, {rounds} rounds: medians)", case.name);
             println!("{:<24} {}   CPU s/million: server, broker   RSS MiB", "", Report::HEADER);
             let mut reports: Vec<Vec<Report>> = servers.iter().map(|_| Vec::new()).collect();
-            for _ in 0..self.rounds {
+            for _ in 0..rounds {
                 for (server, reports) in servers.iter().zip(&mut reports) {
                     reports.extend(server.measure(case, messages, &rabbit)?);
                 }

@@ -5,6 +5,7 @@ use crate::load::greet;
 use crate::mosquitto::Mosquitto;
 use crate::pairs::{Pairs, subscribe};
 use crate::process;
+use crate::selection::Selection;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,15 +22,8 @@ const FILTERS_PER_SESSION: usize = 50;
 /// Local traffic beside Mosquitto.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Local {
-    /// Rounds; each runs both servers once in every case.
-    #[arg(long, default_value_t = 3)]
-    rounds: usize,
-    /// A tenth of the messages: to see that it works.
-    #[arg(long)]
-    short: bool,
-    /// Only the cases whose name contains this.
-    #[arg(long, default_value = "")]
-    case: String,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 struct Case {
@@ -115,16 +109,17 @@ impl Local {
     pub(crate) fn run(&self) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (servers, _running) = servers()?;
-        for case in CASES.iter().filter(|case| case.name.contains(&self.case)) {
-            let messages = if self.short { case.messages / 10 } else { case.messages };
-            println!("\n{} ({messages} messages, 128 bytes, {} rounds: medians)", case.name, self.rounds);
+        let rounds = self.selection.rounds;
+        for case in CASES.iter().filter(|case| self.selection.takes(case.name)) {
+            let messages = self.selection.of(case.messages);
+            println!("\n{} ({messages} messages, 128 bytes, {rounds} rounds: medians)", case.name);
             println!("{:<10} delivered/s   lost   CPU µs each   p50 ms   p99 ms", "");
             let mut in_the_way = Vec::new();
             for server in &servers {
                 in_the_way.push(runtime.block_on(hold_filters(server.address, case.filters))?);
             }
             let mut reports = [Vec::new(), Vec::new()];
-            for _ in 0..self.rounds {
+            for _ in 0..rounds {
                 for (server, reports) in servers.iter().zip(&mut reports) {
                     reports.push(runtime.block_on(measure(server, case, messages))?);
                 }

@@ -14,6 +14,7 @@ mod mosquitto;
 mod pairs;
 mod process;
 mod run;
+mod selection;
 
 use clap::Parser;
 use std::process::ExitCode;

@@ -1,16 +1,15 @@
 //! Every stream connection: the driver reads plain sockets and writes to all directly, without a task or a copy between.
 //! What a socket does not take waits in its line, bounded, until the socket is writable. It decides nothing.
 
+use super::bell::Bell;
 use super::line::{Line, Progress, Reading, Side, Socket, Wrapped};
-use super::poller::Poller;
+use super::poller::{Happened, Poller, Watched};
 use super::writable::Writable;
 use crate::connection::{Connection, Mode, Transport};
 use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::io;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tidegate_engine::id::ConnId;
 
@@ -84,7 +83,6 @@ pub(super) struct Lines {
     /// Sockets whose writing side is finished: what comes is thrown away for a moment. Nobody hears of them.
     lingering: ByNumber<Box<Line>>,
     lingering_until: VecDeque<(Instant, ConnId)>,
-    poller: Poller,
     /// Wrapped streams that became writable.
     writable: Arc<Writable>,
     /// Lines that became writable.
@@ -94,12 +92,9 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Must run inside the runtime.
-    ///
-    /// # Errors
-    /// When the kernel gives no epoll.
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
+    /// Wrapped streams ring the bell.
+    pub(super) fn new(bell: &Arc<Bell>) -> Self {
+        Self {
             lines: ByNumber::default(),
             ordered: Vec::new(),
             finishing: Vec::new(),
@@ -108,11 +103,10 @@ impl Lines {
             closing: VecDeque::new(),
             lingering: ByNumber::default(),
             lingering_until: VecDeque::new(),
-            poller: Poller::new()?,
-            writable: Arc::default(),
+            writable: Arc::new(Writable::new(Arc::clone(bell))),
             resumable: Vec::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
-        })
+        }
     }
 
     /// Takes over a new connection.
@@ -129,10 +123,10 @@ impl Lines {
 
     /// The engine hears of a connection: from now on it is read. False when it must not: it is not attached or has been
     /// reported closed.
-    pub(super) fn open(&mut self, conn: ConnId) -> bool {
+    pub(super) fn open(&mut self, conn: ConnId, poller: &Poller) -> bool {
         let Some(line) = self.lines.get(&conn) else { return false };
         let watched = match &line.side {
-            Side::Socket(socket) => self.poller.watch(socket.stream(), conn),
+            Side::Socket(socket) => poller.watch(socket.stream(), Watched::Line(conn)),
             Side::Stream(_) => Ok(()),
         };
         if let Err(error) = watched {
@@ -191,30 +185,27 @@ impl Lines {
         self.lines.remove(&conn).is_some()
     }
 
-    /// Waits until a line can be read or written.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let streams = self.writable.poll(cx, &mut self.resumable);
-        let sockets = self.poller.poll(cx);
-        for happened in self.poller.happened() {
-            let conn = happened.conn;
-            let Some(line) = self.lines.get_mut(&conn).or_else(|| self.lingering.get_mut(&conn)) else {
-                continue;
-            };
-            if happened.writable && line.blocked {
-                self.resumable.push(conn);
-            }
-            let Side::Socket(socket) = &mut line.side else { continue };
-            socket.readable |= happened.readable;
-            socket.ended |= happened.ended;
-            if socket.wants_reading() {
-                list(&mut self.readable, conn, line);
-            }
+    /// The poller tells of a socket.
+    pub(super) fn happened(&mut self, conn: ConnId, happened: Happened) {
+        let Some(line) = self.lines.get_mut(&conn).or_else(|| self.lingering.get_mut(&conn)) else {
+            return;
+        };
+        if happened.writable && line.blocked {
+            self.resumable.push(conn);
         }
-        // A line that had more than one piece to say need not be told of again.
-        if streams.is_ready() || sockets.is_ready() || !self.readable.is_empty() {
-            return Poll::Ready(());
+        let Side::Socket(socket) = &mut line.side else { return };
+        socket.readable |= happened.readable;
+        socket.ended |= happened.ended;
+        if socket.wants_reading() {
+            list(&mut self.readable, conn, line);
         }
-        Poll::Pending
+    }
+
+    /// Whether a line can be read or written of which the poller will not tell again: it has more than one piece to say, or is a
+    /// wrapped stream.
+    pub(super) fn stirred(&mut self) -> bool {
+        self.writable.take(&mut self.resumable);
+        !self.resumable.is_empty() || !self.readable.is_empty()
     }
 
     /// Lines that are to be read in this round: those that have still more come again in the next.
@@ -293,6 +284,7 @@ impl Lines {
 
     /// Goes on with the lines that have become writable.
     pub(super) fn resume(&mut self, facts: &mut Vec<Fact>) {
+        self.writable.take(&mut self.resumable);
         let mut resumable = std::mem::take(&mut self.resumable);
         for conn in resumable.drain(..) {
             if let Some(line) = self.lines.get_mut(&conn) {
@@ -389,8 +381,8 @@ fn leave(line: &Line, mode: Mode) {
 mod tests {
     use super::{CLOSE_WITHIN, Fact, Lines};
     use crate::connection::{Connection, Gate, Mode, Transport};
+    use crate::driver::bell::Bell;
     use bytes::Bytes;
-    use std::future::poll_fn;
     use std::sync::Arc;
     use std::task::{Context, Waker};
     use std::time::Instant;
@@ -403,7 +395,7 @@ mod tests {
     fn connected(room: usize) -> (Lines, DuplexStream, Arc<Gate>) {
         let (ours, theirs) = duplex(room);
         let gate = Arc::new(Gate::default());
-        let mut lines = Lines::new().unwrap();
+        let mut lines = Lines::new(&Arc::new(Bell::new().unwrap()));
         let transport = Transport::Stream { writer: Box::pin(ours), gate: Arc::clone(&gate) };
         lines.attach(Connection { conn: CONN, transport });
         (lines, theirs, gate)
@@ -426,7 +418,7 @@ mod tests {
         let mut read = [0; 8];
         let mut got = peer.read(&mut read).await.unwrap();
         while got < read.len() {
-            poll_fn(|cx| lines.poll(cx)).await;
+            assert!(lines.stirred(), "reading made room");
             lines.resume(&mut facts);
             got += peer.read(&mut read[got..]).await.unwrap();
         }

@@ -1,25 +1,57 @@
-//! Watches the plain sockets of all connections: one epoll of the driver's own, which the runtime watches as a single
-//! file. A socket so costs neither a task nor a registration with the runtime. Edge-triggered: it tells of a change, and
-//! whoever reads or writes remembers what is left. Owns no socket.
+//! Watches the sockets that the driver reads and writes itself, and the bell: one epoll, in which the driver sleeps.
+//! Edge-triggered: it tells of a change, and whoever reads or writes remembers what is left. Owns no socket.
 
+use super::bell::Bell;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::TcpStream;
-use std::os::fd::OwnedFd;
-use std::task::{Context, Poll};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 use tidegate_engine::id::ConnId;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 /// Sockets that one look tells of at the most; the others come with the next.
 const EVENTS: usize = 1_024;
 
-/// What happened to a socket.
+/// What is watched. Connections are told apart by their numbers, which never come near the marks of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Watched {
+    /// A stream connection.
+    Line(ConnId),
+    /// A datagram socket.
+    Datagrams(u16),
+    /// The bell.
+    Bell,
+}
+
+/// The mark of a datagram socket, with its number in the lowest bits.
+const DATAGRAMS: u64 = 1 << 63;
+/// The mark of the bell.
+const BELL: u64 = 1 << 62;
+
+impl Watched {
+    fn mark(self) -> EventData {
+        EventData::new_u64(match self {
+            Self::Line(conn) => conn.0,
+            Self::Datagrams(number) => DATAGRAMS | u64::from(number),
+            Self::Bell => BELL,
+        })
+    }
+
+    fn from_mark(mark: u64) -> Self {
+        match mark {
+            BELL => Self::Bell,
+            _ if mark & DATAGRAMS != 0 => Self::Datagrams((mark & u64::from(u16::MAX)) as u16),
+            _ => Self::Line(ConnId(mark)),
+        }
+    }
+}
+
+/// What happened to something watched.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Happened {
-    pub(super) conn: ConnId,
+    pub(super) what: Watched,
     /// Something can be read, the end of the stream or an error included.
     pub(super) readable: bool,
     /// The peer has ended its side, or the connection is broken: reading goes on until it says so.
@@ -30,62 +62,36 @@ pub(super) struct Happened {
 
 /// The driver's epoll.
 #[derive(Debug)]
-pub(super) struct Poller {
-    epoll: AsyncFd<OwnedFd>,
-    happened: Vec<Happened>,
-}
+pub(super) struct Poller(OwnedFd);
 
 impl Poller {
-    /// Must run inside the runtime.
-    ///
     /// # Errors
     /// When the kernel gives none.
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(bell: &Arc<Bell>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        #[allow(unsafe_code, reason = "the runtime has no safe way to watch a file that is not its own")]
-        // SAFETY: an `OwnedFd` names the same open file for as long as it lives, and it lives in the `AsyncFd`.
-        let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE) }?;
-        Ok(Self { epoll, happened: Vec::new() })
+        epoll::add(&epoll, bell, Watched::Bell.mark(), EventFlags::IN | EventFlags::ET)?;
+        Ok(Self(epoll))
     }
 
     /// Watches a socket until it is closed. What has happened already is told as well.
     ///
     /// # Errors
     /// When the kernel has no memory for it.
-    pub(super) fn watch(&self, socket: &TcpStream, conn: ConnId) -> io::Result<()> {
+    pub(super) fn watch(&self, socket: impl AsFd, what: Watched) -> io::Result<()> {
         let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(self.epoll.get_ref(), socket, EventData::new_u64(conn.0), flags)?)
+        Ok(epoll::add(&self.0, socket, what.mark(), flags)?)
     }
 
-    /// Waits until something has happened.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let mut guard = match self.epoll.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
-                // The runtime is shutting down: the driver will hear it from its other sources.
-                Poll::Ready(Err(_)) => return Poll::Pending,
-                Poll::Ready(Ok(guard)) => guard,
-            };
-            let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // The only failure that a look at our own file can have is an interruption.
-            let count =
-                epoll::wait(self.epoll.get_ref(), &mut events, Some(&at_once)).map_or(0, |(events, _)| {
-                    self.happened.extend(events.iter().map(Happened::from));
-                    events.len()
-                });
-            if count < EVENTS {
-                guard.clear_ready();
-            }
-            if count > 0 {
-                return Poll::Ready(());
-            }
+    /// Sleeps until something has happened, and no longer than `longest` (rounded up to milliseconds; for ever without),
+    /// and tells what; nothing after an interruption.
+    pub(super) fn wait(&self, longest: Option<Duration>, tell: impl FnMut(Happened)) {
+        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
+        // For a time beyond what the kernel takes: nothing happens before that either.
+        let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
+        // The only failure that looking at our own file can have is an interruption.
+        if let Ok((events, _)) = epoll::wait(&self.0, &mut events, longest.as_ref()) {
+            events.iter().map(Happened::from).for_each(tell);
         }
-    }
-
-    /// What [`Self::poll`] found.
-    pub(super) fn happened(&mut self) -> impl Iterator<Item = Happened> {
-        self.happened.drain(..)
     }
 }
 
@@ -95,7 +101,7 @@ impl From<&Event> for Happened {
         let broken = flags.intersects(EventFlags::ERR | EventFlags::HUP);
         let ended = broken || flags.contains(EventFlags::RDHUP);
         Self {
-            conn: ConnId(event.data.u64()),
+            what: Watched::from_mark(event.data.u64()),
             readable: ended || flags.contains(EventFlags::IN),
             ended,
             writable: broken || flags.contains(EventFlags::OUT),

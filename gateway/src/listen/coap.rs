@@ -1,66 +1,74 @@
-//! CoAP over UDP: datagrams in. Their answers are sent by the driver through [`Sockets`]; one that cannot be sent
-//! is counted and forgotten, as CoAP repeats what matters. No failure of a datagram ends the loop.
+//! CoAP over UDP: datagrams in and out. The driver reads and writes the sockets itself. A datagram that cannot be sent is
+//! counted and forgotten, as CoAP repeats what matters. No failure of a datagram ends anything.
 
 use super::{BindError, socket};
-use crate::inbox::Inbox;
 use crate::logging::{Pass, Throttle};
 use bytes::Bytes;
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tidegate_engine::event::{Endpoint, Input};
-use tokio::net::UdpSocket;
-
-/// The wait after the socket failed, so that a lasting failure does not take the processor.
-const RECEIVE_AGAIN: Duration = Duration::from_millis(10);
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Instant;
+use tidegate_engine::event::Endpoint;
 
 /// The datagram sockets, as [`Endpoint::socket`] numbers them.
-#[derive(Clone, Debug, Default)]
-pub struct Sockets(Vec<Arc<UdpSocket>>);
+#[derive(Debug)]
+pub struct Sockets {
+    sockets: Vec<UdpSocket>,
+    /// Where every datagram is read into.
+    scratch: Box<[u8]>,
+    failures: Throttle,
+}
 
 impl Sockets {
-    /// Takes all addresses (`coap.listen`). Must run inside the runtime.
+    /// Takes all addresses (`coap.listen`). A datagram longer than `longest` bytes is cut to one byte more than that: enough
+    /// for the engine to see that it is too large, and to answer it.
     ///
     /// # Errors
     /// [`BindError`] for the first address that cannot be had.
-    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, BindError> {
-        let bind = |address: &SocketAddr| socket::bind_udp("coap.listen", *address).map(Arc::new);
-        Ok(Self(addresses.iter().map(bind).collect::<Result<_, _>>()?))
+    pub fn bind(addresses: &[SocketAddr], longest: usize) -> Result<Self, BindError> {
+        let bind = |address: &SocketAddr| socket::bind_udp("coap.listen", *address);
+        Ok(Self {
+            sockets: addresses.iter().map(bind).collect::<Result<_, _>>()?,
+            scratch: vec![0; longest.saturating_add(1)].into_boxed_slice(),
+            failures: Throttle::new(),
+        })
     }
 
     /// Each socket with its number.
-    pub fn numbered(&self) -> impl Iterator<Item = (u16, Arc<UdpSocket>)> {
-        (0..=u16::MAX).zip(self.0.iter().cloned())
+    pub fn numbered(&self) -> impl Iterator<Item = (u16, &UdpSocket)> {
+        (0..=u16::MAX).zip(&self.sockets)
+    }
+
+    /// The next datagram that waits at a socket; `None` when none does, or when the socket failed: it will be heard of again
+    /// with the next datagram.
+    pub fn receive(&mut self, number: u16) -> Option<(Endpoint, Bytes)> {
+        let socket = self.sockets.get(usize::from(number))?;
+        loop {
+            match socket.recv_from(&mut self.scratch) {
+                Ok((count, peer)) => {
+                    let bytes = Bytes::copy_from_slice(self.scratch.get(..count).unwrap_or_default());
+                    return Some((Endpoint { socket: number, peer }, bytes));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed(&error);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if let Some(Pass { suppressed }) = self.failures.allow(Instant::now()) {
+            tracing::warn!(%error, suppressed, "a CoAP socket failed to receive; going on");
+        }
     }
 
     /// Sends a datagram now, or not at all. False when it was not sent.
+    #[must_use]
     pub fn send(&self, endpoint: Endpoint, bytes: &[u8]) -> bool {
-        self.0
+        self.sockets
             .get(usize::from(endpoint.socket))
-            .is_some_and(|socket| socket.try_send_to(bytes, endpoint.peer).is_ok())
-    }
-}
-
-/// Receives for ever; dropping the future ends it. A datagram longer than `longest` bytes is cut to one byte more than that:
-/// enough for the engine to see that it is too large, and to answer it.
-pub async fn serve(number: u16, socket: Arc<UdpSocket>, inbox: Inbox, longest: usize) {
-    let mut buffer = vec![0; longest.saturating_add(1)];
-    let mut failures = Throttle::new();
-    loop {
-        let (count, peer) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            Err(error) => {
-                if let Some(Pass { suppressed }) = failures.allow(Instant::now()) {
-                    tracing::warn!(%error, suppressed, "a CoAP socket failed to receive; going on");
-                }
-                tokio::time::sleep(RECEIVE_AGAIN).await;
-                continue;
-            }
-        };
-        let endpoint = Endpoint { socket: number, peer };
-        let bytes = Bytes::copy_from_slice(&buffer[..count]);
-        if inbox.send(Input::Datagram { endpoint, bytes }).await.is_err() {
-            return;
-        }
+            .is_some_and(|socket| socket.send_to(bytes, endpoint.peer).is_ok())
     }
 }

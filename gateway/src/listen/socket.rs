@@ -3,9 +3,9 @@
 use super::BindError;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 
 /// Connections that the kernel completes before we accept them: a site's devices all come back at once after a power cut.
 const BACKLOG: i32 = 1_024;
@@ -43,7 +43,7 @@ pub(super) fn bind_udp(key: &'static str, address: SocketAddr) -> Result<UdpSock
         if let Err(error) = socket.set_recv_buffer_size(DATAGRAM_RECEIVE_BYTES) {
             tracing::debug!(%address, %error, "the receive buffer keeps its default size");
         }
-        UdpSocket::from_std(socket.into())
+        Ok(socket.into())
     };
     make().map_err(|source| BindError { key, address, source })
 }

@@ -42,8 +42,8 @@ impl Panics {
 }
 
 /// Logs every panic from now on. One in a thread of its own means that an upstream no longer works and will never say so:
-/// the gateway must end and be started again. (On the main thread it is one connection's task, or the driver, whose end is
-/// noticed; the store's thread is noticed by its orders.)
+/// the gateway must end and be started again. (On the main thread it is one connection's task; the end of the driver is
+/// noticed, and that of the store's thread by its orders.)
 pub(super) fn watch_panics() -> Panics {
     let (tell, panics) = mpsc::channel(PANICS);
     std::panic::set_hook(Box::new(move |panic| {
@@ -52,7 +52,7 @@ pub(super) fn watch_panics() -> Panics {
         let at = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic.payload_as_str().unwrap_or("without a text");
         tracing::error!(thread = name, at, "panicked: {text}");
-        if !matches!(name, "main" | "store") {
+        if !matches!(name, "main" | "driver" | "store") {
             let _ = tell.try_send(format!("thread {name} at {at}: {text}")); // Full: heard already.
         }
     }));
