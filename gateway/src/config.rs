@@ -2,6 +2,7 @@
 //! line and column, stands in `config/`; nothing outside that folder sees it.
 
 mod certificates;
+mod coap;
 mod devices;
 mod environment;
 mod file;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use tidegate_engine::event::{Anonymous, DeviceSetup, Durability};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
+use tidegate_engine::resource::Resource;
 use tidegate_engine::topic::Filter;
 use toml::de::DeTable;
 
@@ -51,6 +53,8 @@ pub struct Config {
     pub mqtt_proxies: Vec<Network>,
     /// `coap.listen` (UDP).
     pub coap_listen: Vec<SocketAddr>,
+    /// `[[coap.resource]]`, and behind them the shipped ones.
+    pub coap_resources: Vec<Resource>,
     /// `admin.listen`; `None` when the operator wrote an empty text.
     pub admin_listen: Option<SocketAddr>,
     /// `access.anonymous`.

@@ -39,6 +39,7 @@ fn engine(durability: Durability) -> Engine {
         seed: 1,
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
+        resources: tidegate_engine::resource::Resource::shipped(),
         upstreams: vec![UpstreamSetup { name: "cloud".into(), window: limits.upstream_window }],
         routes: vec![RouteSetup {
             lane: LaneId(1),

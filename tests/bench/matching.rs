@@ -53,6 +53,7 @@ fn server(filters: usize) -> Mqtt {
         limits: Limits { subscriptions_per_session: filters, ..Limits::default() },
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
+        resources: tidegate_engine::resource::Resource::shipped(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     };

@@ -53,6 +53,7 @@ fn server(clients: u64, filter: &str) -> Mqtt {
         limits: Limits::default(),
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
+        resources: tidegate_engine::resource::Resource::shipped(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     };

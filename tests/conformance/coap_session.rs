@@ -8,13 +8,14 @@ use fastrand::Rng;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use std::collections::{BTreeMap, BTreeSet};
-use tidegate_engine::event::{Anonymous, Endpoint, Output, Setup};
+use tidegate_engine::event::{Anonymous, Endpoint, Output, Setup, Via};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::mutant::{Mutant, Planted};
 use tidegate_engine::session::coap::{Coap, Receipt};
-use tidegate_engine::session::{Receipt as AnyReceipt, Request};
+use tidegate_engine::session::{LastValue, LastValues, Receipt as AnyReceipt, Request};
 use tidegate_engine::time::{Duration, Instant, Now};
+use tidegate_engine::topic::{Filter, Topic};
 use tidegate_node::coap::{Event, Publication, Publisher};
 use tidegate_tests::property::property;
 use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer};
@@ -27,6 +28,7 @@ fn setup(seed: u64, limits: Limits) -> Setup {
         limits,
         anonymous: Anonymous::Everywhere,
         devices: Vec::new(),
+        resources: tidegate_engine::resource::Resource::shipped(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     }
@@ -37,7 +39,20 @@ fn at(micros: u64) -> Now {
 }
 
 fn device(number: u16) -> Endpoint {
-    Endpoint { socket: 0, peer: format!("127.0.0.1:{}", 1_000 + number).parse().unwrap() }
+    Endpoint { socket: 0, peer: format!("192.0.2.1:{}", 1_000 + number).parse().unwrap() }
+}
+
+/// Nothing is retained.
+struct Nothing;
+
+impl LastValues for Nothing {
+    fn last(&self, _: Instant, _: &Topic) -> Option<LastValue> {
+        None
+    }
+
+    fn first(&self, _: Instant, _: &Filter) -> Option<LastValue> {
+        None
+    }
 }
 
 // ------------------------------------------------------------------------------------------- any bytes
@@ -100,7 +115,7 @@ proptest! {
             match step {
                 Step::Datagram(from, bytes) => {
                     request_bytes = bytes.len();
-                    coap.datagram(at(now), device(from), Bytes::from(bytes));
+                    coap.datagram(at(now), device(from), Via::Open, Bytes::from(bytes), &Nothing);
                 }
                 Step::Safe(which) if !receipts.is_empty() => {
                     let receipt = receipts.swap_remove(usize::from(which) % receipts.len());
@@ -211,7 +226,7 @@ fn play(seed: u64, planted: Planted, tally: &mut Tally) {
     let mut hold_until = None;
     loop {
         while let Some(datagram) = up.receive(now) {
-            coap.datagram(at(now), device(1), Bytes::from(datagram));
+            coap.datagram(at(now), device(1), Via::Open, Bytes::from(datagram), &Nothing);
         }
         while let Some(entry) = pending.first_entry().filter(|entry| entry.key().0 <= now) {
             let (receipt, payload) = entry.remove();

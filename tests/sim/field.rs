@@ -12,7 +12,7 @@ use super::world::{Event, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use tidegate_engine::event::{Endpoint, Input, Peer};
+use tidegate_engine::event::{Endpoint, Input, Peer, Via};
 use tidegate_engine::id::ConnId;
 
 /// The shell ends a connection after so long, sent or not.
@@ -413,7 +413,7 @@ impl World {
 /// Datagrams.
 impl World {
     pub(crate) fn datagram_in(&mut self, device: usize, port: u16, bytes: Bytes) {
-        self.report(Input::Datagram { endpoint: endpoint(device, port), bytes });
+        self.report(Input::Datagram { endpoint: endpoint(device, port), via: Via::Open, bytes });
     }
 
     pub(crate) fn send_to(&mut self, endpoint: Endpoint, bytes: Bytes) -> Held {

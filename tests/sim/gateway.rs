@@ -362,7 +362,7 @@ impl World {
     fn observe(&mut self, fact: &Fact) -> Held {
         match &fact.input {
             Input::Received { conn, bytes } => self.tap_up(conn.0, bytes)?,
-            Input::Datagram { endpoint, bytes } => self.tap_in(endpoint, bytes)?,
+            Input::Datagram { endpoint, bytes, .. } => self.tap_in(endpoint, bytes)?,
             Input::Committed { .. } => self.oracle.answered(true),
             Input::CommitFailed { .. } => self.oracle.answered(false),
             Input::UpstreamUp { upstream } => {

@@ -136,6 +136,7 @@ impl Plan {
             seed: rng.u64(..),
             anonymous: Anonymous::Everywhere,
             devices: Vec::new(),
+            resources: tidegate_engine::resource::Resource::shipped(),
             upstreams: (0..upstreams)
                 .map(|i| UpstreamSetup {
                     name: format!("u{i}"),

@@ -52,6 +52,7 @@ impl Engine {
         let claim = ticket.map(|ticket| Claim(ticket.0));
         let delivered =
             self.mqtt.deliver(self.now, &message, incoming.client.as_ref(), claim, incoming.record.is_some());
+        self.coap.deliver(self.now, &message);
         let routes = self.router.routes(&message.topic);
         if routes.is_empty() {
             self.stats.unrouted += 1;

@@ -12,7 +12,7 @@ pub use notice::{Action, Notice, Proof};
 pub use setup::{Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Setup, UpstreamSetup};
 pub use store::{Batch, LaneState, Op, RecordKey, RecordKind, Recovered, StoreFault};
 
-use crate::id::{BatchId, ConnId, LaneId, Seq, Tag, UpstreamId};
+use crate::id::{BatchId, ConnId, DeviceId, LaneId, Seq, Tag, UpstreamId};
 use crate::message::Message;
 use bytes::Bytes;
 use std::net::SocketAddr;
@@ -46,12 +46,27 @@ pub struct Certificate {
 }
 
 /// Where a datagram came from and where its answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Endpoint {
     /// Which of the shell's sockets.
     pub socket: u16,
     /// The other end.
     pub peer: SocketAddr,
+}
+
+/// How a CoAP datagram came to the shell, and what that says about its sender.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Via {
+    /// Over UDP in the clear: whoever sent it can have written any address as its source.
+    #[default]
+    Open,
+    /// As [`Open`](Self::Open), to a multicast group (RFC 7252, 8).
+    Multicast,
+    /// Over a line or an association that only this peer can send on: DTLS, a serial port. The answer goes back the same way.
+    Bound {
+        /// Who it is, if that was proved or the operator says so; it goes before anything that a path says.
+        device: Option<DeviceId>,
+    },
 }
 
 /// A fact that has happened.
@@ -87,6 +102,8 @@ pub enum Input {
     Datagram {
         /// From where.
         endpoint: Endpoint,
+        /// How.
+        via: Via,
         /// What came.
         bytes: Bytes,
     },

@@ -19,6 +19,7 @@ pub mod limits;
 pub mod message;
 pub mod mutant;
 mod receipts;
+pub mod resource;
 mod router;
 pub mod session;
 mod spool;
@@ -144,7 +145,9 @@ impl Engine {
             Input::Received { conn, bytes } => self.mqtt.received(now, conn, bytes),
             Input::Sent { conn, count } => self.mqtt.sent(now, conn, count),
             Input::Closed { conn } => self.mqtt.closed(now, conn),
-            Input::Datagram { endpoint, bytes } => self.coap.datagram(now, endpoint, bytes),
+            Input::Datagram { endpoint, via, bytes } => {
+                self.coap.datagram(now, endpoint, via, bytes, &self.mqtt);
+            }
             Input::Committed { batch } => self.committed(batch),
             Input::CommitFailed { batch, .. } if self.planted.is(Mutant::FailedCommitIsDone) => {
                 self.committed(batch);

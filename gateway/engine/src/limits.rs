@@ -94,6 +94,22 @@ pub struct Limits {
     pub coap_peers: usize,
     /// Exchanges remembered for one CoAP peer.
     pub coap_exchanges_per_peer: usize,
+    /// Bytes of answers that are remembered because they say more than 2.04, in all.
+    pub coap_reply_bytes: usize,
+    /// Messages that one CoAP peer may send a second, and in one burst.
+    pub coap_requests_per_second: u32,
+    /// The largest body that comes in blocks.
+    pub coap_body_bytes: usize,
+    /// Bytes of bodies that come or go in blocks and are not through, for each direction.
+    pub coap_block_bytes: usize,
+    /// Such bodies, for each direction.
+    pub coap_transfers: usize,
+    /// Bodies that one CoAP peer may send in blocks at once.
+    pub coap_transfers_per_peer: usize,
+    /// Observations; and requests whose answer waits for a command.
+    pub coap_observers: usize,
+    /// Observations of one CoAP peer.
+    pub coap_observers_per_peer: usize,
     /// Messages handed over to one upstream and not settled (window).
     pub upstream_window: usize,
     /// An upstream that leaves a message unsettled for so long is reset and gets it again.
@@ -172,6 +188,14 @@ impl Default for Limits {
             coap_message_bytes: 1_280,
             coap_peers: 4_096,
             coap_exchanges_per_peer: 32,
+            coap_reply_bytes: 4 << 20,
+            coap_requests_per_second: 1_000,
+            coap_body_bytes: 1 << 20,
+            coap_block_bytes: 8 << 20,
+            coap_transfers: 256,
+            coap_transfers_per_peer: 4,
+            coap_observers: 256,
+            coap_observers_per_peer: 32,
             upstream_window: 256,
             confirm_timeout: Duration::from_secs(30),
             upstream_attempts: 5,

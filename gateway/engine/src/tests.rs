@@ -40,6 +40,7 @@ fn setup(routes: Vec<RouteSetup>) -> Setup {
         limits: Limits::default(),
         anonymous: Anonymous::Everywhere,
         devices: Vec::new(),
+        resources: crate::resource::Resource::shipped(),
         upstreams: vec![UpstreamSetup { name: "cloud".into(), window: 256 }],
         routes,
     }
@@ -88,7 +89,7 @@ impl Bench {
         let head = [0x40, 0x02, high, low, 0xB1, b't', 0x07];
         let bytes = [&head[..], b"sensors", &[0x01, b'a', 0x01, b'x', 0xFF, b'1']].concat();
         let endpoint = Endpoint { socket: 0, peer: "127.0.0.1:9999".parse().unwrap() };
-        self.on(Input::Datagram { endpoint, bytes: bytes.into() })
+        self.on(Input::Datagram { endpoint, via: crate::event::Via::Open, bytes: bytes.into() })
     }
 
     /// Bytes on the one MQTT connection, which the first call opens.

@@ -233,12 +233,12 @@ impl<'a> Section<'a> {
 
     /// The tables of a list of tables.
     pub(super) fn sections(&self, schema: &'static Table) -> Vec<Section<'a>> {
-        let key = schema.path;
+        let key = schema.path.rsplit('.').next().unwrap_or(schema.path);
         let Some(value) = self.entry(key) else {
             return Vec::new();
         };
         let Some(array) = value.get_ref().as_array() else {
-            self.not_a_table(value.span(), key, &format!("[[{key}]]"));
+            self.not_a_table(value.span(), key, &format!("[[{}]]", schema.path));
             return Vec::new();
         };
         let mut sections = Vec::new();
@@ -248,12 +248,12 @@ impl<'a> Section<'a> {
                     sections.push(Section::new(
                         self.report,
                         schema,
-                        key.to_owned(),
+                        schema.path.to_owned(),
                         Some(table),
                         Some(value.span()),
                     ));
                 }
-                None => self.not_a_table(value.span(), key, &format!("[[{key}]]")),
+                None => self.not_a_table(value.span(), key, &format!("[[{}]]", schema.path)),
             }
         }
         sections

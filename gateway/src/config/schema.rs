@@ -81,10 +81,15 @@ pub(super) const COAP: Table = Table {
     path: "coap",
     keys: &[
         key("listen"),
+        key("shipped_resources"),
+        key("resource"),
         later("dtls", "leave it out and keep `coap.listen` on a trusted network"),
         later("tcp", LEAVE_OUT),
     ],
 };
+
+pub(super) const COAP_RESOURCE: Table =
+    Table { path: "coap.resource", keys: &[key("path"), key("kind"), key("topic")] };
 
 pub(super) const ADMIN: Table = Table { path: "admin", keys: &[key("listen"), key("anonymous")] };
 
@@ -183,6 +188,7 @@ pub(super) const TABLES: &[&Table] = &[
     &MQTT_WEBSOCKET,
     &MQTT_WEBSOCKET_TLS,
     &COAP,
+    &COAP_RESOURCE,
     &ADMIN,
     &SPOOL,
     &ACCESS,

@@ -7,7 +7,7 @@ use super::mistake::quoted;
 use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{Config, WebSocket, devices, limits, routes, schema, upstreams};
+use super::{Config, WebSocket, coap, devices, limits, routes, schema, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tidegate_engine::event::{Anonymous, DeviceSetup};
@@ -73,6 +73,7 @@ pub(super) fn config(
         },
         mqtt_proxies: mqtt.proxies,
         coap_listen: plain(coap_listen),
+        coap_resources: coap::resources(&root),
         admin_listen: admin_listen.map(|listener| listener.address),
         anonymous,
         devices,

@@ -50,6 +50,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         limits: config.limits.clone(),
         anonymous: config.anonymous,
         devices: config.devices.clone(),
+        resources: config.coap_resources.clone(),
         upstreams: config
             .upstreams
             .iter()

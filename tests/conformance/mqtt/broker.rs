@@ -36,6 +36,7 @@ pub(crate) fn setup() -> Setup {
         limits: Limits::default(),
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
+        resources: tidegate_engine::resource::Resource::shipped(),
         upstreams: vec![UpstreamSetup { name: "up".to_owned(), window: 100 }],
         routes: vec![RouteSetup {
             lane: LANE,

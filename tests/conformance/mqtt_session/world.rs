@@ -27,6 +27,7 @@ pub(crate) fn setup() -> Setup {
         limits: Limits::default(),
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
+        resources: tidegate_engine::resource::Resource::shipped(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     }

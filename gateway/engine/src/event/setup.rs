@@ -3,6 +3,7 @@
 
 use crate::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use crate::limits::Limits;
+use crate::resource::Resource;
 use crate::time::Duration;
 use crate::topic::Filter;
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub struct Setup {
     pub anonymous: Anonymous,
     /// The devices that are configured.
     pub devices: Vec<DeviceSetup>,
+    /// The resources of the CoAP server; the first one that takes a path has it.
+    pub resources: Vec<Resource>,
     /// The upstreams; [`UpstreamId`] is the index.
     pub upstreams: Vec<UpstreamSetup>,
     /// The routes, in the operator's order.

@@ -10,9 +10,11 @@ mod rate;
 
 use crate::event::{Op, Output};
 use crate::id::DeviceId;
-use crate::message::{Properties, Qos, Source};
-use crate::topic::Topic;
+use crate::message::{Message, Properties, Qos, Source};
+use crate::time::Instant;
+use crate::topic::{Filter, Topic};
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// What a session asks of the rest of the engine.
 #[derive(Debug)]
@@ -82,4 +84,21 @@ pub enum Receipt {
     Mqtt(mqtt::Receipt),
     /// A CoAP exchange's.
     Coap(coap::Receipt),
+}
+
+/// The last value of each topic: the retained messages, for sessions of a protocol that does not keep them itself.
+pub trait LastValues {
+    /// A topic's.
+    fn last(&self, now: Instant, topic: &Topic) -> Option<LastValue>;
+    /// The first, in the order of topics, of those that a filter names.
+    fn first(&self, now: Instant, filter: &Filter) -> Option<LastValue>;
+}
+
+/// A retained message.
+#[derive(Clone, Debug)]
+pub struct LastValue {
+    /// The message.
+    pub message: Arc<Message>,
+    /// Seconds until it expires, if it does.
+    pub seconds_left: Option<u32>,
 }

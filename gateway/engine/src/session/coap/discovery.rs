@@ -1,26 +1,46 @@
-//! `GET /.well-known/core`: what there is, as links (RFC 6690), with its filter and in blocks.
-//! The list is short on purpose: with a forged source address it hits somebody else (see `reply`).
+//! `GET /.well-known/core`: what there is, as links (RFC 6690), with its filter. The list is short on purpose: with a forged
+//! source address it hits somebody else (see `peer`).
 
-use super::reply::Reply;
+use super::content::Content;
+use crate::resource::{Kind, Resource};
 use bytes::Bytes;
-use tidegate_wire::coap::{Block, Code, Message, OptionNumber, content};
+use std::hash::{DefaultHasher, Hasher};
+use tidegate_wire::coap::{Message, OptionNumber, content};
 
-/// A resource and its type.
-struct Link {
-    href: &'static str,
+/// A resource and its attributes.
+#[derive(Debug)]
+pub(super) struct Link {
+    href: String,
     rt: &'static str,
-    text: &'static str,
+    observable: bool,
 }
 
-const LINKS: [Link; 2] = [
-    Link { href: "/t", rt: "topic", text: "</t>;rt=topic" },
-    Link { href: "/ps", rt: "core.ps", text: "</ps>;rt=core.ps" },
-];
+/// The links of all resources that have a name of their own.
+pub(super) fn links(resources: &[Resource]) -> Vec<Link> {
+    let mut links: Vec<Link> = Vec::new();
+    for resource in resources {
+        let Some(href) = resource.href() else { continue };
+        let (rt, observable) = match resource.kind() {
+            Kind::Topic if href == "/ps" => ("core.ps", true),
+            Kind::Topic => ("topic", true),
+            Kind::Publish => ("publish", false),
+            Kind::Command => ("command", true),
+            Kind::Answer => ("answer", false),
+            Kind::Time => ("time", false),
+        };
+        if links.iter().all(|link| link.href != href) {
+            links.push(Link { href, rt, observable });
+        }
+    }
+    links
+}
 
 impl Link {
     /// Whether a filter `name=value` takes this link; a value may end in `*` (RFC 6690, 4.1).
     fn passes(&self, filter: &[u8]) -> bool {
-        let Some(equals) = filter.iter().position(|byte| *byte == b'=') else { return false };
+        let Some(equals) = filter.iter().position(|byte| *byte == b'=') else {
+            return filter == b"obs" && self.observable;
+        };
         let (name, value) = filter.split_at(equals);
         let value = value.get(1..).unwrap_or_default();
         let own = match name {
@@ -35,37 +55,23 @@ impl Link {
     }
 }
 
-/// The answer to `GET /.well-known/core`.
-pub(super) fn answer(request: &Message<'_>, block: Option<Block>) -> Reply {
-    if request.option_uint(OptionNumber::ACCEPT).is_some_and(|format| format != content::LINK_FORMAT.into()) {
-        return Reply::refusal(Code::NOT_ACCEPTABLE, "only link-format (40)");
-    }
-    let mut links = String::new();
-    for link in &LINKS {
+/// The list, as far as the request's filters let it through.
+pub(super) fn content(links: &[Link], request: &Message<'_>) -> Content {
+    let mut text = String::new();
+    for link in links {
         if request.options_of(OptionNumber::URI_QUERY).all(|filter| link.passes(filter)) {
-            if !links.is_empty() {
-                links.push(',');
+            if !text.is_empty() {
+                text.push(',');
             }
-            links.push_str(link.text);
+            text.extend(["<", &link.href, ">;rt=", link.rt, if link.observable { ";obs" } else { "" }]);
         }
     }
-    let mut payload = Bytes::from(links);
-    let mut block2 = None;
-    if let Some(block) = block {
-        // The whole list is the same for everybody, so that a block needs no state (RFC 7959, 2.4).
-        let start = usize::try_from(block.offset()).unwrap_or(usize::MAX);
-        if start > 0 && start >= payload.len() {
-            return Reply::refusal(Code::BAD_REQUEST, "no such block");
-        }
-        let end = payload.len().min(start.saturating_add(block.bytes()));
-        block2 = Some(Block { more: end < payload.len(), ..block });
-        payload = payload.slice(start..end);
-    }
-    Reply {
-        code: Some(Code::CONTENT),
-        content_format: Some(content::LINK_FORMAT),
-        block2,
-        payload,
-        ..Reply::default()
+    let mut hasher = DefaultHasher::new();
+    hasher.write(text.as_bytes());
+    Content {
+        payload: Bytes::from(text),
+        format: Some(content::LINK_FORMAT),
+        etag: Some(hasher.finish().to_be_bytes()),
+        ..Content::default()
     }
 }

@@ -1,10 +1,11 @@
 //! The memory of exchanges: who sent which request, what became of it, what is due when (RFC 7252, 4.2 to 4.8).
 //! It bounds itself and forgets the oldest first, but nothing that is still in progress. It sends nothing.
 
-use crate::event::Endpoint;
+use super::peer::Address;
+use super::reply::Reply;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use tidegate_wire::coap::Token;
+use tidegate_wire::coap::{Code, Token};
 
 /// How long a message id may come again: EXCHANGE_LIFETIME with the default parameters (RFC 7252, 4.8.2).
 pub(super) const EXCHANGE_LIFETIME: Duration = Duration::from_secs(247);
@@ -27,13 +28,13 @@ pub(super) enum State {
         /// How long the last wait is.
         wait: Duration,
     },
-    /// Over; the answer was 2.04 in the ACK, and is again when the request comes again.
-    Changed,
+    /// Over; the answer was in the ACK, and is again when the request comes again.
+    Answered,
     /// Over; the separate response has arrived.
     Delivered,
-    /// Over; refused with 5.03 and this Max-Age in seconds, which holds for a repetition too: the device has been
+    /// Over; refused with this Max-Age in seconds, which holds for a repetition too: the device has been
     /// told to send anew, and a late copy of the old datagram must not be taken beside it.
-    Unavailable(u32),
+    Refused(Code, u32),
     /// Over; nothing is answered to a repetition: a NON, or a CON whose message id the device has used anew since.
     Silent,
 }
@@ -51,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) message_id: u16,
     fingerprint: u64,
     pub(super) token: Token,
+    /// What is answered, if it is more than a plain 2.04.
+    pub(super) reply: Option<Box<Reply>>,
     started: Instant,
     state: State,
     due: Option<Instant>,
@@ -58,17 +61,22 @@ pub(super) struct Exchange {
 
 #[derive(Debug)]
 struct Peer {
-    endpoint: Endpoint,
+    address: Address,
     /// In the order of their beginning.
     exchanges: VecDeque<Exchange>,
+    /// Exchanges that are, and observations that keep the peer remembered.
     in_progress: usize,
+    /// A notification has been sent that wants an acknowledgement.
+    notifying: bool,
+    /// Up to when its requests are paid for, at the rate that it may send.
+    paid_until: Instant,
     /// When the newest exchange may be forgotten, and the peer with it.
     expires: Instant,
     next_message_id: u16,
 }
 
 /// A request about to be remembered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct New {
     pub(super) message_id: u16,
     /// A hash of the whole datagram: a rebooted device that uses a message id anew sends something else with it.
@@ -76,6 +84,7 @@ pub(super) struct New {
     pub(super) token: Token,
     pub(super) state: State,
     pub(super) due: Option<Instant>,
+    pub(super) reply: Option<Box<Reply>>,
     /// The first message id of our own for this peer, should it be new.
     pub(super) first_message_id: u16,
 }
@@ -85,6 +94,10 @@ pub(super) struct New {
 pub(super) struct Key {
     slot: usize,
     number: u64,
+}
+
+fn weight(reply: &Option<Box<Reply>>) -> usize {
+    reply.as_ref().map_or(0, |reply| reply.footprint())
 }
 
 /// Why a request cannot be remembered.
@@ -103,12 +116,14 @@ pub(super) struct Table {
     exchanges_max: usize,
     slots: Vec<Option<Peer>>,
     free: Vec<usize>,
-    by_endpoint: BTreeMap<Endpoint, usize>,
+    by_address: BTreeMap<Address, usize>,
     /// Peers with nothing in progress, by when they may be forgotten.
     idle: BTreeSet<(Instant, usize)>,
     /// What is due; each exchange at most once.
     due: BTreeSet<(Instant, Key)>,
     next_number: u64,
+    /// What the answers that are kept take in memory.
+    reply_bytes: usize,
 }
 
 impl Table {
@@ -118,10 +133,11 @@ impl Table {
             exchanges_max,
             slots: Vec::new(),
             free: Vec::new(),
-            by_endpoint: BTreeMap::new(),
+            by_address: BTreeMap::new(),
             idle: BTreeSet::new(),
             due: BTreeSet::new(),
             next_number: 0,
+            reply_bytes: 0,
         };
         table.resize(peers_max, exchanges_max);
         table
@@ -134,7 +150,7 @@ impl Table {
     }
 
     pub(super) fn peers(&self) -> usize {
-        self.by_endpoint.len()
+        self.by_address.len()
     }
 
     fn peer(&self, slot: usize) -> Option<&Peer> {
@@ -145,21 +161,21 @@ impl Table {
         self.slots.get_mut(slot)?.as_mut()
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<(Endpoint, &Exchange, State)> {
+    pub(super) fn get(&self, key: Key) -> Option<(Address, &Exchange, State)> {
         let peer = self.peer(key.slot)?;
         let exchange = peer.exchanges.iter().find(|exchange| exchange.number == key.number)?;
-        Some((peer.endpoint, exchange, exchange.state))
+        Some((peer.address, exchange, exchange.state))
     }
 
     /// The exchange that this datagram is a repetition of.
     pub(super) fn find(
         &self,
         now: Instant,
-        endpoint: Endpoint,
+        address: Address,
         message_id: u16,
         fingerprint: u64,
     ) -> Option<Key> {
-        let slot = *self.by_endpoint.get(&endpoint)?;
+        let slot = *self.by_address.get(&address)?;
         let exchange = self.peer(slot)?.exchanges.iter().find(|exchange| {
             exchange.message_id == message_id
                 && exchange.fingerprint == fingerprint
@@ -169,8 +185,8 @@ impl Table {
     }
 
     /// The exchange whose separate response has this message id.
-    pub(super) fn responding(&self, endpoint: Endpoint, id: u16) -> Option<Key> {
-        let slot = *self.by_endpoint.get(&endpoint)?;
+    pub(super) fn responding(&self, address: Address, id: u16) -> Option<Key> {
+        let slot = *self.by_address.get(&address)?;
         let exchange = self.peer(slot)?.exchanges.iter().find(
             |exchange| matches!(exchange.state, State::Responding { message_id, .. } if message_id == id),
         )?;
@@ -178,10 +194,10 @@ impl Table {
     }
 
     /// Remembers a request, and forgets older ones where the bounds demand it.
-    pub(super) fn open(&mut self, now: Instant, endpoint: Endpoint, new: New) -> Result<Key, Full> {
-        let slot = match self.by_endpoint.get(&endpoint) {
+    pub(super) fn open(&mut self, now: Instant, address: Address, new: New) -> Result<Key, Full> {
+        let slot = match self.by_address.get(&address) {
             Some(slot) => *slot,
-            None => self.admit(now, endpoint, new.first_message_id)?,
+            None => self.admit(now, address, new.first_message_id)?,
         };
         let exchanges_max = self.exchanges_max;
         let number = self.next_number;
@@ -189,9 +205,11 @@ impl Table {
         let peer = self.slots.get_mut(slot).and_then(Option::as_mut).ok_or(Full::Table)?;
         while peer.exchanges.len() >= exchanges_max {
             let oldest = peer.exchanges.iter().position(|exchange| !exchange.state.in_progress());
-            peer.exchanges.remove(oldest.ok_or(Full::Peer)?);
+            let gone = peer.exchanges.remove(oldest.ok_or(Full::Peer)?);
+            self.reply_bytes -= gone.map_or(0, |gone| weight(&gone.reply));
         }
         self.next_number += 1;
+        self.reply_bytes += weight(&new.reply);
         // A device that uses a message id anew has rebooted: an answer to the old request with that id would be taken
         // for the answer to the new one.
         let overtaken: Vec<Key> = peer
@@ -207,6 +225,7 @@ impl Table {
             message_id: new.message_id,
             fingerprint: new.fingerprint,
             token: new.token,
+            reply: new.reply,
             started: now,
             // `set` below counts it in.
             state: State::Silent,
@@ -225,13 +244,21 @@ impl Table {
         Ok(key)
     }
 
-    fn admit(&mut self, now: Instant, endpoint: Endpoint, next_message_id: u16) -> Result<usize, Full> {
-        while self.by_endpoint.len() >= self.peers_max {
+    fn admit(&mut self, now: Instant, address: Address, next_message_id: u16) -> Result<usize, Full> {
+        while self.by_address.len() >= self.peers_max {
             let (_, oldest) = *self.idle.first().ok_or(Full::Table)?;
             self.forget(oldest);
         }
         let expires = now.after(EXCHANGE_LIFETIME);
-        let peer = Peer { endpoint, exchanges: VecDeque::new(), in_progress: 0, expires, next_message_id };
+        let peer = Peer {
+            address,
+            exchanges: VecDeque::new(),
+            in_progress: 0,
+            notifying: false,
+            paid_until: now,
+            expires,
+            next_message_id,
+        };
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None => {
@@ -242,7 +269,7 @@ impl Table {
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(peer);
         }
-        self.by_endpoint.insert(endpoint, slot);
+        self.by_address.insert(address, slot);
         self.idle.insert((expires, slot));
         Ok(slot)
     }
@@ -250,7 +277,8 @@ impl Table {
     /// Only for peers with nothing in progress, so that nothing of theirs is due.
     fn forget(&mut self, slot: usize) {
         if let Some(peer) = self.slots.get_mut(slot).and_then(Option::take) {
-            self.by_endpoint.remove(&peer.endpoint);
+            self.by_address.remove(&peer.address);
+            self.reply_bytes -= peer.exchanges.iter().map(|exchange| weight(&exchange.reply)).sum::<usize>();
             self.idle.remove(&(peer.expires, slot));
             self.free.push(slot);
         }
@@ -269,35 +297,113 @@ impl Table {
             self.due.insert((due, key));
         }
         let before = core::mem::replace(&mut exchange.state, state).in_progress();
-        match (before, state.in_progress()) {
+        self.count(key.slot, before, state.in_progress());
+    }
+
+    /// Something of a peer's was in progress `before`, and is `after`.
+    fn count(&mut self, slot: usize, before: bool, after: bool) {
+        let Some(peer) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return };
+        match (before, after) {
             (false, true) => {
                 if peer.in_progress == 0 {
-                    self.idle.remove(&(peer.expires, key.slot));
+                    self.idle.remove(&(peer.expires, slot));
                 }
                 peer.in_progress += 1;
             }
             (true, false) => {
                 peer.in_progress = peer.in_progress.saturating_sub(1);
                 if peer.in_progress == 0 {
-                    self.idle.insert((peer.expires, key.slot));
+                    self.idle.insert((peer.expires, slot));
                 }
             }
             _ => {}
         }
     }
 
-    /// Whether a separate response to this exchange's peer is not acknowledged yet (NSTART 1; RFC 7252, 4.7).
-    pub(super) fn peer_is_busy(&self, key: Key) -> bool {
-        self.peer(key.slot).is_some_and(|peer| {
-            peer.exchanges.iter().any(|exchange| matches!(exchange.state, State::Responding { .. }))
+    /// Whether a CON to this peer is not acknowledged yet, a separate response or a notification (NSTART 1; RFC 7252, 4.7;
+    /// RFC 7641, 4.5.1).
+    pub(super) fn is_busy(&self, address: Address) -> bool {
+        self.by_address.get(&address).and_then(|slot| self.peer(*slot)).is_some_and(|peer| {
+            let responding = |exchange: &Exchange| matches!(exchange.state, State::Responding { .. });
+            peer.notifying || peer.exchanges.iter().any(responding)
         })
     }
 
-    /// The oldest exchange of the same peer whose separate response waits for its turn.
-    pub(super) fn queued_beside(&self, key: Key) -> Option<Key> {
-        let peer = self.peer(key.slot)?;
+    /// The oldest exchange of a peer whose separate response waits for its turn.
+    pub(super) fn queued_at(&self, address: Address) -> Option<Key> {
+        let slot = *self.by_address.get(&address)?;
+        let peer = self.peer(slot)?;
         let exchange = peer.exchanges.iter().find(|exchange| exchange.state == State::Queued)?;
-        Some(Key { slot: key.slot, number: exchange.number })
+        Some(Key { slot, number: exchange.number })
+    }
+
+    /// A notification that wants an acknowledgement is under way to a peer, or no longer.
+    pub(super) fn set_notifying(&mut self, address: Address, notifying: bool) {
+        let slot = self.by_address.get(&address).copied();
+        if let Some(peer) = slot.and_then(|slot| self.peer_mut(slot)) {
+            peer.notifying = notifying;
+        }
+    }
+
+    /// Remembers a peer for as long as it observes something; each call wants one [`unpin`](Self::unpin).
+    pub(super) fn pin(&mut self, now: Instant, address: Address, first_message_id: u16) -> Result<(), Full> {
+        let slot = match self.by_address.get(&address) {
+            Some(slot) => *slot,
+            None => self.admit(now, address, first_message_id)?,
+        };
+        self.count(slot, false, true);
+        Ok(())
+    }
+
+    /// An observation has ended.
+    pub(super) fn unpin(&mut self, address: Address) {
+        if let Some(slot) = self.by_address.get(&address).copied() {
+            self.count(slot, true, false);
+        }
+    }
+
+    /// Takes a request on a peer's account: false when it sends faster than `every`, after a burst of so many.
+    pub(super) fn pays(&mut self, now: Instant, address: Address, every: Duration, burst: u32) -> bool {
+        let slot = self.by_address.get(&address).copied();
+        // One that is not known yet has sent nothing.
+        let Some(peer) = slot.and_then(|slot| self.peer_mut(slot)) else { return true };
+        let paid_until = peer.paid_until.max(now).after(every);
+        let pays = paid_until <= now.after(every.saturating_mul(burst.max(1)));
+        if pays {
+            peer.paid_until = paid_until;
+        }
+        pays
+    }
+
+    /// Forgets a peer that cannot come back: a stream that is closed. What it waits for is answered to nobody.
+    #[expect(dead_code, reason = "the listeners for streams come next")]
+    pub(super) fn leave(&mut self, address: Address) {
+        let Some(slot) = self.by_address.get(&address).copied() else { return };
+        let keys: Vec<Key> = self
+            .peer(slot)
+            .into_iter()
+            .flat_map(|peer| peer.exchanges.iter().map(|exchange| Key { slot, number: exchange.number }))
+            .collect();
+        for key in keys {
+            self.set(key, State::Silent, None);
+        }
+        self.forget(slot);
+    }
+
+    /// Keeps an answer for repetitions of its request.
+    pub(super) fn set_reply(&mut self, key: Key, reply: Option<Box<Reply>>) {
+        let Some(peer) = self.peer_mut(key.slot) else { return };
+        if let Some(exchange) = peer.exchanges.iter_mut().find(|exchange| exchange.number == key.number) {
+            let before = weight(&exchange.reply);
+            let after = weight(&reply);
+            exchange.reply = reply;
+            self.reply_bytes = self.reply_bytes - before + after;
+        }
+    }
+
+    /// The memory that kept answers take, in bytes.
+    pub(super) fn reply_bytes(&self) -> usize {
+        self.reply_bytes
     }
 
     /// All exchanges whose separate response waits for its turn.
@@ -311,9 +417,10 @@ impl Table {
             .collect()
     }
 
-    /// The next message id of our own for this exchange's peer.
-    pub(super) fn own_message_id(&mut self, key: Key) -> Option<u16> {
-        let peer = self.peer_mut(key.slot)?;
+    /// The next message id of our own for a peer that is remembered.
+    pub(super) fn own_message_id(&mut self, address: Address) -> Option<u16> {
+        let slot = *self.by_address.get(&address)?;
+        let peer = self.peer_mut(slot)?;
         let id = peer.next_message_id;
         peer.next_message_id = id.wrapping_add(1);
         Some(id)

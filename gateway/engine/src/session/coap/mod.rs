@@ -1,55 +1,65 @@
-//! The CoAP server over datagrams (RFC 7252): `POST` and `PUT` on `/t/{topic…}` or `/ps/{topic…}` publish.
-//! A CON is answered with 2.04 when [`Coap::safe`] says so and never earlier (P1); a NON promises nothing.
-//! It does not know where a message becomes safe, has no sockets, and asks nobody for the time.
+//! The CoAP server (RFC 7252): requests in, answers and notifications out. A CON is answered with 2.04 when [`Coap::safe`] says so
+//! and never earlier (P1); a NON promises nothing. It does not know where a message becomes safe, has no sockets, and asks nobody
+//! for the time.
 //!
-//! `ask` reads a request, `exchange` remembers what was answered, `reply` writes answers. Wider duties
-//! (Observe, blocks, commands) are further kinds of `Ask` and further states of an exchange.
+//! `request` reads options, `serve` finds the resource and reads values, `publish` takes messages, `respond` answers when they are
+//! safe, `notify` serves observers. Beside these: `exchange` remembers requests, `observe` observers, `upload` unfinished bodies,
+//! `content` bodies given out in blocks, `listen` who waits for a command, `echo` who has proved where it is, `access` the rules.
 
-mod ask;
+mod access;
+mod content;
 mod discovery;
+mod echo;
 mod exchange;
+mod listen;
+mod notify;
+mod observe;
+mod peer;
 mod prng;
+mod publish;
 mod reply;
+mod request;
+mod respond;
+mod serve;
 #[cfg(test)]
 mod tests;
+mod upload;
 
-use super::{Incoming, Request};
-use crate::event::{Anonymous, Endpoint, Notice, Output, Setup};
-use crate::id::DeviceId;
+use super::{LastValues, Request};
+use crate::event::{Endpoint, Notice, Output, Setup, Via};
 use crate::limits::Limits;
-use crate::message::{Qos, Source};
-use crate::mutant::{Mutant, Planted};
+use crate::mutant::Planted;
+use crate::resource::Resource;
 use crate::stats::ProtocolStats;
 use crate::time::{Duration, Instant, Now};
-use crate::topic::Topic;
-use ask::{Ask, Publish};
+use access::Access;
 use bytes::Bytes;
-use exchange::{Full, Key, New, State, Table};
+use content::Snapshots;
+use discovery::Link;
+use echo::Echo;
+use exchange::{Key, Table};
+use listen::Listeners;
+use observe::Observers;
+use peer::{Address, Origin};
 use prng::Prng;
-use reply::Reply;
-use std::collections::VecDeque;
-use std::hash::{DefaultHasher, Hasher};
-use std::net::IpAddr;
-use tidegate_wire::coap::{Code, Fault, Header, Kind, Message, OptionNumber, ParseError};
+use std::collections::{BTreeMap, VecDeque};
+use tidegate_wire::coap::{Fault, Header, Kind, Message, OptionNumber, ParseError};
+use upload::Uploads;
 
-/// How long safety may take before the request is acknowledged without an answer: half of the two seconds
-/// after which a device sends again (RFC 7252, 4.8: ACK_TIMEOUT).
-const PIGGYBACK_WITHIN: Duration = Duration::from_secs(1);
-
-/// The wait before a separate response goes again, times 1 to 1.5, doubled each time (RFC 7252, 4.8: ACK_TIMEOUT).
+/// The wait before a CON goes again, times 1 to 1.5, doubled each time (RFC 7252, 4.8: ACK_TIMEOUT).
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// ACK_RANDOM_FACTOR 1.5 as the longest addition to ACK_TIMEOUT, in milliseconds (RFC 7252, 4.8).
 const ACK_JITTER_MS: u32 = 1_000;
 
-/// How often a separate response goes again (RFC 7252, 4.8: MAX_RETRANSMIT).
+/// How often a CON goes again (RFC 7252, 4.8: MAX_RETRANSMIT).
 const MAX_RETRANSMIT: u8 = 4;
 
-/// What a device is told to wait while the gateway holds, in seconds: long enough for a commit or a
-/// confirm, short enough for a device's small buffer. Spread, so that not all come back at once.
-const HOLD_SECONDS_MIN: u32 = 5;
-/// The spread above [`HOLD_SECONDS_MIN`], in seconds.
-const HOLD_SECONDS_SPREAD: u32 = 5;
+/// Pings answered a second, from everybody together: an answer is as long as the ping.
+const PINGS_PER_SECOND: u32 = 1_000;
+
+/// Answers to multicast requests that wait for their moment; more are not given.
+const DELAYED_MAX: usize = 64;
 
 /// Whom to tell that a message is safe: an exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +69,25 @@ pub struct Receipt(Key);
 #[derive(Debug)]
 pub struct Coap {
     limits: Limits,
-    anonymous: Anonymous,
+    access: Access,
     planted: Planted,
     prng: Prng,
+    resources: Vec<Resource>,
+    links: Vec<Link>,
     exchanges: Table,
+    observers: Observers,
+    listeners: Listeners,
+    uploads: Uploads,
+    snapshots: Snapshots,
+    echo: Echo,
+    /// Exchanges whose message answers a command, with the command's id.
+    answering: BTreeMap<Key, Box<str>>,
+    /// Commands that have been answered, the last ones.
+    answered: VecDeque<Box<str>>,
+    /// Answers to multicast requests, by when they go and a number that keeps them apart.
+    delayed: BTreeMap<(Instant, u64), (Address, Bytes)>,
+    delayed_count: u64,
+    pings_paid_until: Instant,
     requests: VecDeque<Request>,
     holding: bool,
     stopping: bool,
@@ -75,10 +100,22 @@ impl Coap {
     pub fn new(setup: &Setup, planted: Planted) -> Self {
         Self {
             limits: setup.limits.clone(),
-            anonymous: setup.anonymous,
+            access: Access::new(setup),
             planted,
             prng: Prng::new(setup.seed),
+            links: discovery::links(&setup.resources),
+            resources: setup.resources.clone(),
             exchanges: Table::new(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer),
+            observers: Observers::default(),
+            listeners: Listeners::default(),
+            uploads: Uploads::default(),
+            snapshots: Snapshots::default(),
+            echo: Echo::new(setup.seed, setup.limits.coap_peers),
+            answering: BTreeMap::new(),
+            answered: VecDeque::new(),
+            delayed: BTreeMap::new(),
+            delayed_count: 0,
+            pings_paid_until: Instant::default(),
             requests: VecDeque::new(),
             holding: false,
             stopping: false,
@@ -95,7 +132,9 @@ impl Coap {
     /// The configuration was read again.
     pub fn reload(&mut self, setup: &Setup) {
         self.limits = setup.limits.clone();
-        self.anonymous = setup.anonymous;
+        self.access = Access::new(setup);
+        self.links = discovery::links(&setup.resources);
+        self.resources.clone_from(&setup.resources);
         self.exchanges.resize(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer);
     }
 
@@ -108,6 +147,9 @@ impl Coap {
     /// after this still go.
     pub fn stop(&mut self, now: Now) {
         self.stopping = true;
+        while let Some(key) = self.listeners.due(Instant(u64::MAX)) {
+            self.stop_listening(now.instant, key);
+        }
         // There may be no time left to wait for each acknowledgement in turn.
         for key in self.exchanges.queued() {
             self.respond(now.instant, key);
@@ -122,7 +164,18 @@ impl Coap {
     /// When [`tick`](Self::tick) is due if nothing else happens.
     #[must_use]
     pub fn timeout(&self) -> Option<Instant> {
-        self.exchanges.timeout()
+        [
+            self.exchanges.timeout(),
+            self.observers.timeout(),
+            self.listeners.timeout(),
+            self.uploads.timeout(),
+            self.snapshots.timeout(),
+            self.echo.timeout(),
+            self.delayed.first_key_value().map(|((due, _), _)| *due),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// Everything counted.
@@ -130,310 +183,124 @@ impl Coap {
     pub fn stats(&self) -> ProtocolStats {
         ProtocolStats {
             peers: u64::try_from(self.exchanges.peers()).unwrap_or(u64::MAX),
+            subscriptions: u64::try_from(self.observers.len()).unwrap_or(u64::MAX),
             ..self.stats.clone()
         }
     }
 
     /// Takes a datagram.
-    pub fn datagram(&mut self, now: Now, endpoint: Endpoint, datagram: Bytes) {
-        if !is_answerable(endpoint) {
+    pub fn datagram(
+        &mut self,
+        now: Now,
+        endpoint: Endpoint,
+        via: Via,
+        datagram: Bytes,
+        values: &dyn LastValues,
+    ) {
+        let mut origin = Origin::datagram(endpoint, via, datagram.len());
+        if !origin.is_answerable() {
             self.stats.refused += 1;
             return;
         }
         let message = match Message::parse(&datagram) {
             Ok(message) => message,
-            Err(error) => return self.malformed(now, endpoint, error),
+            Err(error) => return self.malformed(now, &origin, error),
         };
         let Header { kind, code, message_id } = message.header();
         match kind {
-            // An ACK may carry a response; we ask nothing of devices yet, so that its id is all that matters.
-            Kind::Acknowledgement | Kind::Reset => self.acknowledged(now, endpoint, message_id),
+            Kind::Acknowledgement => self.acknowledged(now, origin.address, message_id, true),
+            Kind::Reset => self.acknowledged(now, origin.address, message_id, false),
+            // Only a NON may ask everybody (RFC 7252, 8.1).
+            Kind::Confirmable if origin.multicast => self.stats.refused += 1,
             // An empty CON is a ping (RFC 7252, 4.3); a response that nobody asked for is rejected (5.3.2).
-            Kind::Confirmable if !code.is_request() => self.reset(endpoint, message_id),
+            Kind::Confirmable if !code.is_request() => self.reset(now.instant, &origin, message_id),
             Kind::NonConfirmable if !code.is_request() => self.stats.refused += 1,
-            Kind::Confirmable | Kind::NonConfirmable => self.request(now, endpoint, &message, &datagram),
+            Kind::Confirmable | Kind::NonConfirmable => {
+                self.look_at_place(now.instant, &mut origin, &message);
+                self.request(now, &origin, &message, &datagram, values);
+            }
+        }
+    }
+
+    /// Whether the peer is where it says, by what it has proved before or proves now (RFC 9175, 2.3).
+    fn look_at_place(&mut self, now: Instant, origin: &mut Origin, message: &Message<'_>) {
+        if !origin.verified {
+            origin.verified = match message.option(OptionNumber::ECHO) {
+                Some(value) => self.echo.prove(now, origin.address, value),
+                None => false,
+            } || self.echo.knows(now, origin.address);
         }
     }
 
     /// What is owed for bytes that are no message (RFC 7252, 4.2 and 4.3).
-    fn malformed(&mut self, now: Now, endpoint: Endpoint, error: ParseError) {
+    fn malformed(&mut self, now: Now, origin: &Origin, error: ParseError) {
         match error {
             // Some devices send their token in an empty ACK; it still says which message it is for.
             ParseError::Malformed(
-                Header { kind: Kind::Acknowledgement | Kind::Reset, message_id, .. },
+                Header { kind: kind @ (Kind::Acknowledgement | Kind::Reset), message_id, .. },
                 Fault::EmptyTrailing,
-            ) => self.acknowledged(now, endpoint, message_id),
+            ) => self.acknowledged(now, origin.address, message_id, kind == Kind::Acknowledgement),
             ParseError::Malformed(Header { kind: Kind::Confirmable, message_id, .. }, _) => {
                 self.stats.refused += 1;
-                self.reset(endpoint, message_id);
+                if !origin.multicast {
+                    self.reset(now.instant, origin, message_id);
+                }
             }
             _ => self.stats.refused += 1,
         }
     }
 
-    fn request(&mut self, now: Now, endpoint: Endpoint, message: &Message<'_>, datagram: &Bytes) {
-        if !self.may_come(endpoint) {
-            self.notice(endpoint, "CoAP without credentials: access.anonymous does not allow this address");
-            let text = "credentials are needed";
-            return self.refuse(endpoint, message, datagram, &Reply::refusal(Code::UNAUTHORIZED, text));
-        }
-        match ask::read(message, datagram.len(), &self.limits) {
-            Ok(Ask::Publish(publish)) => self.publish(now, endpoint, message, datagram, publish),
-            Ok(Ask::Discover(block)) => {
-                let reply = discovery::answer(message, block);
-                self.answer(endpoint, message, datagram, &reply);
-            }
-            Err(reply) => {
-                if reply.code() == Code::FORBIDDEN {
-                    self.notice(endpoint, "CoAP publish to a topic that begins with '$'");
-                }
-                // A NON with a critical option that is not understood is rejected, not answered (RFC 7252, 5.4.1).
-                if reply.code() == Code::BAD_OPTION && message.kind() == Kind::NonConfirmable {
-                    self.stats.refused += 1;
-                } else {
-                    self.refuse(endpoint, message, datagram, &reply);
-                }
-            }
-        }
-    }
-
-    fn publish(
-        &mut self,
-        now: Now,
-        endpoint: Endpoint,
-        message: &Message<'_>,
-        datagram: &Bytes,
-        publish: Publish,
-    ) {
-        self.stats.received += 1;
-        let confirmable = message.kind() == Kind::Confirmable;
-        let fingerprint = fingerprint(datagram);
-        if !self.planted.is(Mutant::CoapNoDedupe)
-            && let Some(key) = self.exchanges.find(now.instant, endpoint, message.message_id(), fingerprint)
-        {
-            self.stats.repeated += 1;
-            return self.repeated(key);
-        }
-        let refused = self.holding || self.stopping;
-        if refused && !confirmable {
-            self.stats.dropped += 1;
-            return;
-        }
-        let (state, due) = match (confirmable, refused) {
-            (false, _) => (State::Silent, None),
-            (true, true) => (State::Unavailable(self.hold_seconds()), None),
-            (true, false) => (State::Pending, Some(now.instant.after(PIGGYBACK_WITHIN))),
-        };
-        let new = New {
-            message_id: message.message_id(),
-            fingerprint,
-            token: message.token(),
-            state,
-            due,
-            first_message_id: self.prng.message_id(),
-        };
-        let key = match self.exchanges.open(now.instant, endpoint, new) {
-            Ok(key) => key,
-            Err(_) if !confirmable => {
-                self.stats.dropped += 1;
-                return;
-            }
-            Err(full) => {
-                let code = match full {
-                    Full::Peer => Code::TOO_MANY_REQUESTS,
-                    Full::Table => Code::SERVICE_UNAVAILABLE,
-                };
-                let reply = Reply::unavailable(code, self.hold_seconds());
-                return self.refuse(endpoint, message, datagram, &reply);
-            }
-        };
-        if let State::Unavailable(seconds) = state {
-            let reply = Reply::unavailable(Code::SERVICE_UNAVAILABLE, seconds);
-            return self.refuse(endpoint, message, datagram, &reply);
-        }
-        self.requests.push_back(Request::Publish {
-            incoming: Incoming {
-                client: None,
-                device: device(&publish.topic, endpoint),
-                topic: publish.topic,
-                payload: datagram.slice_ref(message.payload()),
-                qos: if confirmable { Qos::AtLeastOnce } else { Qos::AtMostOnce },
-                retain: publish.retain,
-                duplicate: false,
-                source: Source::Coap,
-                properties: publish.properties,
-                record: None,
-            },
-            receipt: confirmable.then_some(super::Receipt::Coap(Receipt(key))),
-        });
-        if !confirmable {
-            self.stats.acknowledged += 1;
-            self.answer(endpoint, message, datagram, &Reply::changed());
-        }
-    }
-
-    /// A request that is known has come again (RFC 7252, 4.5).
-    fn repeated(&mut self, key: Key) {
-        let Some((endpoint, exchange, state)) = self.exchanges.get(key) else { return };
-        let (message_id, token) = (exchange.message_id, exchange.token);
-        let reply = match state {
-            State::Pending | State::Silent => return,
-            State::Acknowledged | State::Queued | State::Responding { .. } | State::Delivered => {
-                return self.send(endpoint, reply::empty(Kind::Acknowledgement, message_id));
-            }
-            State::Changed => Reply::changed(),
-            State::Unavailable(seconds) => Reply::unavailable(Code::SERVICE_UNAVAILABLE, seconds),
-        };
-        self.send(endpoint, reply.write(Kind::Acknowledgement, message_id, token, usize::MAX));
-    }
-
-    /// The message behind the receipt is safe: its device may be told.
-    pub fn safe(&mut self, now: Now, receipt: Receipt) {
-        let Receipt(key) = receipt;
-        let Some((endpoint, exchange, state)) = self.exchanges.get(key) else { return };
-        match state {
-            State::Pending => {
-                let reply = Reply::changed();
-                let bytes =
-                    reply.write(Kind::Acknowledgement, exchange.message_id, exchange.token, usize::MAX);
-                self.exchanges.set(key, State::Changed, None);
-                self.stats.acknowledged += 1;
-                self.send(endpoint, bytes);
-            }
-            State::Acknowledged => {
-                self.stats.acknowledged += 1;
-                if self.exchanges.peer_is_busy(key) && !self.stopping {
-                    self.exchanges.set(key, State::Queued, None);
-                } else {
-                    self.respond(now.instant, key);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Sends a separate response for the first time (RFC 7252, 5.2.2).
-    fn respond(&mut self, now: Instant, key: Key) {
-        let Some(message_id) = self.exchanges.own_message_id(key) else { return };
-        let jitter = Duration::from_millis(self.prng.up_to(ACK_JITTER_MS).into());
-        self.send_response(now, key, message_id, 0, ACK_TIMEOUT + jitter);
-    }
-
-    fn send_response(&mut self, now: Instant, key: Key, message_id: u16, repeats: u8, wait: Duration) {
-        let Some((endpoint, exchange, _)) = self.exchanges.get(key) else { return };
-        let bytes = Reply::changed().write(Kind::Confirmable, message_id, exchange.token, usize::MAX);
-        self.exchanges.set(key, State::Responding { message_id, repeats, wait }, Some(now.after(wait)));
-        self.send(endpoint, bytes);
-    }
-
     /// An ACK or RST: whatever it answers need not go again (RFC 7252, 4.2).
-    fn acknowledged(&mut self, now: Now, endpoint: Endpoint, message_id: u16) {
-        if let Some(key) = self.exchanges.responding(endpoint, message_id) {
-            self.exchanges.set(key, State::Delivered, None);
-            self.respond_next(now.instant, key);
-        }
-    }
-
-    fn respond_next(&mut self, now: Instant, after: Key) {
-        if let Some(next) = self.exchanges.queued_beside(after) {
-            self.respond(now, next);
+    fn acknowledged(&mut self, now: Now, address: Address, message_id: u16, accepted: bool) {
+        if let Some(key) = self.exchanges.responding(address, message_id) {
+            self.exchanges.set(key, exchange::State::Delivered, None);
+            self.send_next(now.instant, address);
+        } else {
+            self.notified(now.instant, address, message_id, accepted);
         }
     }
 
     /// Does what is due.
     pub fn tick(&mut self, now: Now) {
-        while let Some(key) = self.exchanges.due(now.instant) {
-            let Some((endpoint, exchange, state)) = self.exchanges.get(key) else { break };
-            match state {
-                State::Responding { message_id, repeats, wait } if repeats < MAX_RETRANSMIT => {
-                    self.send_response(now.instant, key, message_id, repeats + 1, wait * 2);
-                }
-                State::Responding { .. } => {
-                    // The device is gone or deaf. Should its request come again, the answer rides on the ACK.
-                    self.exchanges.set(key, State::Changed, None);
-                    self.respond_next(now.instant, key);
-                }
-                State::Pending => {
-                    let bytes = reply::empty(Kind::Acknowledgement, exchange.message_id);
-                    self.exchanges.set(key, State::Acknowledged, None);
-                    self.send(endpoint, bytes);
-                }
-                other => self.exchanges.set(key, other, None),
-            }
+        while let Some(key) = self.listeners.due(now.instant) {
+            self.stop_listening(now.instant, key);
+        }
+        self.respond_due(now.instant);
+        self.notify_due(now.instant);
+        while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now.instant) {
+            let (address, bytes) = entry.remove();
+            self.send(address, Some(bytes));
         }
         self.exchanges.expire(now.instant);
+        self.uploads.expire(now.instant);
+        self.snapshots.expire(now.instant);
+        self.echo.expire(now.instant);
     }
 
-    /// Answers a request that needs no memory: in the ACK to a CON, in a NON to a NON.
-    fn answer(&mut self, endpoint: Endpoint, request: &Message<'_>, datagram: &Bytes, reply: &Reply) {
-        let (kind, message_id) = match request.kind() {
-            Kind::Confirmable => (Kind::Acknowledgement, request.message_id()),
-            _ if is_unwanted(request, reply.code()) => return,
-            _ => (Kind::NonConfirmable, self.prng.message_id()),
-        };
-        self.send(endpoint, reply.write(kind, message_id, request.token(), datagram.len()));
+    /// Rejects a message. Pings are answered at a bounded rate, for they need not be paid for.
+    fn reset(&mut self, now: Instant, origin: &Origin, message_id: u16) {
+        let every = Duration::from_secs(1) / PINGS_PER_SECOND;
+        let paid_until = self.pings_paid_until.max(now).after(every);
+        if paid_until > now.after(Duration::from_secs(1)) {
+            self.stats.dropped += 1;
+            return;
+        }
+        self.pings_paid_until = paid_until;
+        self.send(origin.address, reply::empty(Kind::Reset, message_id));
     }
 
-    fn refuse(&mut self, endpoint: Endpoint, request: &Message<'_>, datagram: &Bytes, reply: &Reply) {
-        self.stats.refused += 1;
-        self.answer(endpoint, request, datagram, reply);
-    }
-
-    fn reset(&mut self, endpoint: Endpoint, message_id: u16) {
-        self.send(endpoint, reply::empty(Kind::Reset, message_id));
-    }
-
-    fn send(&mut self, endpoint: Endpoint, bytes: Option<Bytes>) {
-        if let Some(bytes) = bytes {
-            self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+    fn send(&mut self, address: Address, bytes: Option<Bytes>) {
+        let Some(bytes) = bytes else { return };
+        match address {
+            Address::Datagram(endpoint) => {
+                self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+            }
+            Address::Stream(_) => {}
         }
     }
 
-    fn notice(&mut self, endpoint: Endpoint, reason: &str) {
-        let notice = Notice::Refused { peer: endpoint.peer, reason: reason.to_owned() };
+    fn notice(&mut self, origin: &Origin, reason: &str) {
+        let notice = Notice::Refused { peer: origin.peer, reason: reason.to_owned() };
         self.requests.push_back(Request::Output(Output::Notice(notice)));
     }
-
-    fn may_come(&self, endpoint: Endpoint) -> bool {
-        match self.anonymous {
-            Anonymous::Never => false,
-            Anonymous::Loopback => endpoint.peer.ip().to_canonical().is_loopback(),
-            Anonymous::Everywhere => true,
-        }
-    }
-
-    fn hold_seconds(&mut self) -> u32 {
-        HOLD_SECONDS_MIN + self.prng.up_to(HOLD_SECONDS_SPREAD)
-    }
-}
-
-/// Whether the device does not want a response of this class (RFC 7967). Only for a NON: the 2.04 to a CON is the
-/// promise that was asked for.
-fn is_unwanted(request: &Message<'_>, code: Code) -> bool {
-    let Some(unwanted) = request.option_uint(OptionNumber::NO_RESPONSE) else { return false };
-    code.class().checked_sub(1).is_some_and(|bit| unwanted & (1 << bit) != 0)
-}
-
-/// Whether an answer could arrive and would not multiply.
-fn is_answerable(endpoint: Endpoint) -> bool {
-    let ip = endpoint.peer.ip().to_canonical();
-    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-    endpoint.peer.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !broadcast
-}
-
-/// A repetition is equal byte for byte; what differs is another message, whatever its message id says.
-fn fingerprint(datagram: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    hasher.write(datagram);
-    hasher.finish()
-}
-
-/// Who sent it, without credentials to tell: the device that the topic names, or else the address.
-fn device(topic: &Topic, endpoint: Endpoint) -> DeviceId {
-    let mut levels = topic.levels();
-    let named = match (levels.next(), levels.next(), levels.next()) {
-        (Some("sensors"), Some(name), _) => DeviceId::new(name).ok(),
-        _ => None,
-    };
-    named.unwrap_or_else(|| DeviceId::from(endpoint.peer.ip()))
 }

@@ -1,10 +1,12 @@
 //! The retained messages (MQTT 5.0, 3.3.1.3): the last one of each topic, within bounds, as they stand in the store or
 //! soon will. Says which change the store needs and what a filter finds; knows no sessions and sends nothing.
 
+use super::Mqtt;
 use crate::encoding;
 use crate::event::{Op, RecordKey, RecordKind};
 use crate::limits::Limits;
 use crate::message::Message;
+use crate::session::{LastValue, LastValues};
 use crate::time::{Duration, Instant, Now};
 use crate::topic::{Filter, Topic};
 use bytes::{Bytes, BytesMut};
@@ -188,6 +190,23 @@ impl Retained {
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl Entry {
+    fn value(&self, now: Instant) -> LastValue {
+        let seconds_left = self.message.seconds_left(self.waited + now.since(self.since));
+        LastValue { message: Arc::clone(&self.message), seconds_left }
+    }
+}
+
+impl LastValues for Mqtt {
+    fn last(&self, now: Instant, topic: &Topic) -> Option<LastValue> {
+        self.shared.retained.get(topic).map(|entry| entry.value(now))
+    }
+
+    fn first(&self, now: Instant, filter: &Filter) -> Option<LastValue> {
+        self.shared.retained.next(filter, None).map(|entry| entry.value(now))
     }
 }
 

@@ -1,18 +1,25 @@
 //! Each duty of the CoAP server on its own; that messages are truly safe is shown by the simulation. Here is the bench
 //! that the tests stand on; `exchanges` is about answers and repetitions, `requests` about what may be asked.
 
+mod bodies;
 mod exchanges;
+mod observing;
 mod requests;
 
 use super::{Coap, Receipt};
-use crate::event::{Anonymous, Endpoint, Notice, Output, Setup};
+use crate::event::{Anonymous, Endpoint, Notice, Output, Setup, Via};
 use crate::id::GatewayId;
 use crate::limits::Limits;
+use crate::message::Message as Value;
 use crate::mutant::Planted;
-use crate::session::{Incoming, Receipt as AnyReceipt, Request};
+use crate::resource::Resource;
+use crate::session::{Incoming, LastValue, LastValues, Receipt as AnyReceipt, Request};
 use crate::time::{Duration, Instant, Now};
+use crate::topic::{Filter, Topic};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber as Number, Token, Writer};
 
 const TOKEN: [u8; 4] = [0xA1, 0xB2, 0xC3, 0xD4];
@@ -25,6 +32,7 @@ fn setup(anonymous: Anonymous, limits: Limits) -> Setup {
         limits,
         anonymous,
         devices: Vec::new(),
+        resources: Resource::shipped(),
         upstreams: Vec::new(),
         routes: Vec::new(),
     }
@@ -34,12 +42,29 @@ fn endpoint(text: &str) -> Endpoint {
     Endpoint { socket: 0, peer: text.parse::<SocketAddr>().unwrap() }
 }
 
+/// What is retained.
+#[derive(Debug, Default)]
+struct Values(BTreeMap<Topic, Arc<Value>>);
+
+impl LastValues for Values {
+    fn last(&self, _: Instant, topic: &Topic) -> Option<LastValue> {
+        let message = Arc::clone(self.0.get(topic)?);
+        Some(LastValue { message, seconds_left: None })
+    }
+
+    fn first(&self, _: Instant, filter: &Filter) -> Option<LastValue> {
+        let (_, message) = self.0.iter().find(|(topic, _)| filter.matches(topic))?;
+        Some(LastValue { message: Arc::clone(message), seconds_left: None })
+    }
+}
+
 /// A server on a clock that the test moves, and one device's address.
 struct Bench {
     coap: Coap,
     now: Now,
     device: Endpoint,
     published: Vec<(Incoming, Option<Receipt>)>,
+    values: Values,
     sent: Vec<(Endpoint, Bytes)>,
     notices: Vec<Notice>,
 }
@@ -55,6 +80,7 @@ impl Bench {
             now: Now { instant: Instant(1_000_000), ..Now::default() },
             device: endpoint("127.0.0.1:40000"),
             published: Vec::new(),
+            values: Values::default(),
             sent: Vec::new(),
             notices: Vec::new(),
         }
@@ -78,7 +104,7 @@ impl Bench {
     }
 
     fn from(&mut self, endpoint: Endpoint, bytes: &[u8]) {
-        self.coap.datagram(self.now, endpoint, Bytes::copy_from_slice(bytes));
+        self.coap.datagram(self.now, endpoint, Via::Open, Bytes::copy_from_slice(bytes), &self.values);
         self.gather();
     }
 

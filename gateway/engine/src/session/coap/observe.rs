@@ -1,0 +1,273 @@
+//! Who observes what (RFC 7641): observations, found by topic, by peer and token, and by when something is due. Bounded.
+//! Keeps what a slow observer has not got yet; sends nothing.
+
+use super::peer::Address;
+use crate::id::DeviceId;
+use crate::message::Message;
+use crate::time::{Duration, Instant};
+use crate::topic::{Filter, Topic};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use tidegate_wire::coap::Token;
+
+/// Commands that wait for one observer; the ones beyond are counted as dropped.
+const COMMANDS_WAITING: usize = 32;
+
+/// What an observation is of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Target {
+    /// A topic: the newest value counts.
+    Topic(Topic),
+    /// The commands for a device: each counts.
+    Commands(DeviceId),
+}
+
+impl Target {
+    /// The filter of a device's commands.
+    pub(super) fn commands(device: &DeviceId) -> Option<Filter> {
+        Filter::new(&format!("commands/{device}/#")).ok()
+    }
+}
+
+/// A notification that wants an acknowledgement and has none yet.
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) message: Arc<Message>,
+    pub(super) sequence: u32,
+    pub(super) message_id: u16,
+    pub(super) repeats: u8,
+    /// How long the last wait is.
+    pub(super) wait: Duration,
+    pub(super) sent: Instant,
+}
+
+/// An observation.
+#[derive(Debug)]
+pub(super) struct Observer {
+    pub(super) address: Address,
+    pub(super) token: Token,
+    pub(super) target: Target,
+    /// As whom it was made, and whether that was proved.
+    pub(super) device: DeviceId,
+    pub(super) proved: bool,
+    /// The only content format that it takes.
+    pub(super) accept: Option<u16>,
+    /// The size of blocks that it asked for.
+    pub(super) exponent: u8,
+    /// Which resource it is, for the blocks that are fetched behind a notification.
+    pub(super) resource: u64,
+    /// The longest notification until its place is proved, in bytes.
+    pub(super) room: usize,
+    /// It asked for notifications that want an acknowledgement, or that want none.
+    pub(super) confirmable: Option<bool>,
+    /// What it has not got yet: of a topic the newest, of commands all, in order.
+    pub(super) waiting: VecDeque<Arc<Message>>,
+    pub(super) flight: Option<Flight>,
+    /// When the last acknowledgement came.
+    pub(super) confirmed: Option<Instant>,
+    /// From a notification to its acknowledgement, lately.
+    pub(super) round_trip: Option<Duration>,
+    /// Notifications since then that wanted none.
+    pub(super) unconfirmed: u8,
+    /// No earlier than this the next one that wants none (RFC 7641, 4.5.1).
+    pub(super) not_before: Instant,
+    due: Option<Instant>,
+}
+
+impl Observer {
+    /// Has a message wait. False when one was dropped for it.
+    pub(super) fn push(&mut self, message: &Arc<Message>) -> bool {
+        match self.target {
+            Target::Topic(_) => self.waiting.clear(),
+            Target::Commands(_) if self.waiting.len() >= COMMANDS_WAITING => return false,
+            Target::Commands(_) => {}
+        }
+        self.waiting.push_back(Arc::clone(message));
+        true
+    }
+}
+
+/// An observation about to be made.
+#[derive(Clone, Debug)]
+pub(super) struct New {
+    pub(super) address: Address,
+    pub(super) token: Token,
+    pub(super) target: Target,
+    pub(super) device: DeviceId,
+    pub(super) proved: bool,
+    pub(super) accept: Option<u16>,
+    pub(super) exponent: u8,
+    pub(super) resource: u64,
+    pub(super) room: usize,
+    pub(super) confirmable: Option<bool>,
+}
+
+/// An observation's number, never used again.
+pub(super) type Number = u64;
+
+/// All observations.
+#[derive(Debug, Default)]
+pub(super) struct Observers {
+    all: BTreeMap<Number, Observer>,
+    by_token: BTreeMap<(Address, Token), Number>,
+    by_target: BTreeSet<(Target, Number)>,
+    due: BTreeSet<(Instant, Number)>,
+    next: Number,
+    sequence: u32,
+}
+
+impl Observers {
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Observations of one peer.
+    pub(super) fn at(&self, address: Address) -> Vec<Number> {
+        let from = (address, Token::EMPTY);
+        let range = self.by_token.range(from..).take_while(|((other, _), _)| *other == address);
+        range.map(|(_, number)| *number).collect()
+    }
+
+    pub(super) fn find(&self, address: Address, token: Token) -> Option<Number> {
+        self.by_token.get(&(address, token)).copied()
+    }
+
+    /// The observation whose notification has this message id.
+    pub(super) fn flying(&self, address: Address, message_id: u16) -> Option<Number> {
+        self.at(address).into_iter().find(|number| {
+            self.all
+                .get(number)
+                .and_then(|observer| observer.flight.as_ref())
+                .is_some_and(|flight| flight.message_id == message_id)
+        })
+    }
+
+    /// Observations that a message is for.
+    pub(super) fn of(&self, topic: &Topic) -> Vec<Number> {
+        let mut found = Vec::new();
+        let mut gather = |target: Target| {
+            let range = (target.clone(), 0)..=(target, Number::MAX);
+            found.extend(self.by_target.range(range).map(|(_, number)| *number));
+        };
+        gather(Target::Topic(topic.clone()));
+        if let Some(device) = commanded(topic) {
+            gather(Target::Commands(device));
+        }
+        found
+    }
+
+    /// Makes an observation. The one before with the same token has been removed.
+    pub(super) fn insert(&mut self, now: Instant, new: New) -> Number {
+        let number = self.next;
+        self.next += 1;
+        self.by_token.insert((new.address, new.token), number);
+        self.by_target.insert((new.target.clone(), number));
+        self.all.insert(
+            number,
+            Observer {
+                address: new.address,
+                token: new.token,
+                target: new.target,
+                device: new.device,
+                proved: new.proved,
+                accept: new.accept,
+                exponent: new.exponent,
+                resource: new.resource,
+                room: new.room,
+                confirmable: new.confirmable,
+                waiting: VecDeque::new(),
+                flight: None,
+                confirmed: None,
+                round_trip: None,
+                unconfirmed: 0,
+                not_before: now,
+                due: None,
+            },
+        );
+        number
+    }
+
+    pub(super) fn get(&self, number: Number) -> Option<&Observer> {
+        self.all.get(&number)
+    }
+
+    pub(super) fn get_mut(&mut self, number: Number) -> Option<&mut Observer> {
+        self.all.get_mut(&number)
+    }
+
+    pub(super) fn remove(&mut self, number: Number) -> Option<Observer> {
+        let observer = self.all.remove(&number)?;
+        self.by_token.remove(&(observer.address, observer.token));
+        self.by_target.remove(&(observer.target.clone(), number));
+        if let Some(due) = observer.due {
+            self.due.remove(&(due, number));
+        }
+        Some(observer)
+    }
+
+    /// Sets when something is to be done for an observation.
+    pub(super) fn arm(&mut self, number: Number, due: Option<Instant>) {
+        let Some(observer) = self.all.get_mut(&number) else { return };
+        if let Some(before) = core::mem::replace(&mut observer.due, due) {
+            self.due.remove(&(before, number));
+        }
+        if let Some(due) = due {
+            self.due.insert((due, number));
+        }
+    }
+
+    /// The next observation for which the time has come.
+    pub(super) fn due(&self, now: Instant) -> Option<Number> {
+        self.due.first().filter(|(due, _)| *due <= now).map(|(_, number)| *number)
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// The next notification's number (RFC 7641, 3.4 and 4.4): it grows with the clock, in milliseconds, so that it stands above
+    /// those of an earlier observation, and never stands still.
+    pub(super) fn next_sequence(&mut self, now: Instant) -> u32 {
+        const BITS: u64 = 0xFF_FFFF;
+        let by_clock = u32::try_from((now.0 / 1_000) & BITS).unwrap_or(0);
+        let ahead = by_clock.wrapping_sub(self.sequence) & 0xFF_FFFF;
+        // Half of the circle lies ahead.
+        let next = if ahead == 0 || ahead >= 1 << 23 { self.sequence.wrapping_add(1) } else { by_clock };
+        self.sequence = next & 0xFF_FFFF;
+        self.sequence
+    }
+}
+
+/// The device that a topic has a command for.
+pub(super) fn commanded(topic: &Topic) -> Option<DeviceId> {
+    let mut levels = topic.levels();
+    match (levels.next(), levels.next()) {
+        (Some("commands"), Some(device)) => DeviceId::new(device).ok(),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Observers;
+    use crate::time::Instant;
+
+    #[test]
+    fn sequence_numbers_ascend_whatever_the_clock_does() {
+        let mut observers = Observers::default();
+        let ascends = |before: u32, after: u32| {
+            let ahead = after.wrapping_sub(before) & 0xFF_FFFF;
+            ahead > 0 && ahead < 1 << 23
+        };
+        let mut before = observers.next_sequence(Instant(5_000_000));
+        for micros in [5_000_000, 5_000_000, 5_000_500, 5_002_000, 1 << 33, (1 << 34) - 1, 1 << 34, 1 << 34] {
+            let after = observers.next_sequence(Instant(micros));
+            assert!(ascends(before, after), "{before} {after} at {micros}");
+            before = after;
+        }
+    }
+}
