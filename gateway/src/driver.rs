@@ -28,7 +28,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 use tidegate_engine::Engine;
-use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault};
+use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault, Via};
 use tidegate_engine::id::UpstreamId;
 use tidegate_engine::stats::Stats;
 use tidegate_engine::time::Now;
@@ -339,7 +339,7 @@ impl<S: Store + Send + 'static> Driver<S> {
             {
                 left -= 1;
                 self.stats.inputs += 1;
-                self.parts.engine.handle(now, Input::Datagram { endpoint, bytes });
+                self.parts.engine.handle(now, Input::Datagram { endpoint, via: Via::Open, bytes });
             }
             if left == 0 {
                 self.datagrams.push_back(number);
