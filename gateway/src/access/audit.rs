@@ -35,14 +35,16 @@ enum Kind {
     Refusal,
     TakeOver,
     Denial,
+    SessionEnd,
     Configuration,
 }
 
-const KINDS: [(Kind, &str); 5] = [
+const KINDS: [(Kind, &str); 6] = [
     (Kind::SignIn, "sign-in"),
     (Kind::Refusal, "sign-in refused"),
     (Kind::TakeOver, "taken over"),
     (Kind::Denial, "denied"),
+    (Kind::SessionEnd, "session ended"),
     (Kind::Configuration, "configuration"),
 ];
 
@@ -109,6 +111,9 @@ impl Audit {
                     Kind::Denial,
                     json!({"device": device.as_str(), "action": action, "topic": topic}),
                 );
+            }
+            Notice::SessionEnded { client, reason } => {
+                self.write(Kind::SessionEnd, json!({"client": client.as_str(), "reason": reason}));
             }
             _ => {}
         }

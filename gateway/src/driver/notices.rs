@@ -19,6 +19,7 @@ pub(super) struct Notices {
     taken_over: Throttle,
     denied: Throttle,
     sessions_lost: Throttle,
+    sessions_ended: Throttle,
     retained_lost: Throttle,
     not_retained: Throttle,
     overruns: Throttle,
@@ -99,6 +100,11 @@ impl Notices {
                         suppressed,
                         "something stored of a session (itself, a message, its will) was lost: {reason}"
                     );
+                }
+            }
+            Notice::SessionEnded { client, reason } => {
+                if let Some(Pass { suppressed }) = self.sessions_ended.allow(now) {
+                    tracing::warn!(%client, suppressed, "a session was ended with what waited in it: {reason}");
                 }
             }
             Notice::SubscriberOverrun { client, dropped } => {

@@ -12,12 +12,12 @@ use tidegate_wire::mqtt::{Qos, ReasonCode, Subscription, Version};
 const SECOND: Duration = Duration::from_secs(1);
 const ELSEWHERE: &str = "192.0.2.1:5000";
 
-fn filters(texts: &[&str]) -> Vec<Filter> {
+pub(crate) fn filters(texts: &[&str]) -> Vec<Filter> {
     texts.iter().map(|text| Filter::new(text).unwrap()).collect()
 }
 
 /// A device with its default rights whose password is its id with "pw-" before it.
-fn device(id: &str) -> DeviceSetup {
+pub(crate) fn device(id: &str) -> DeviceSetup {
     let id = DeviceId::new(id).unwrap();
     DeviceSetup {
         publish: Acl::default_publish(&id).into_iter().collect(),
@@ -32,7 +32,7 @@ fn slow(id: &str) -> DeviceSetup {
     DeviceSetup { secret: Some(Arc::new(Secret { hash: format!("pw-{id}"), slow: true })), ..device(id) }
 }
 
-fn with(devices: Vec<DeviceSetup>) -> Setup {
+pub(crate) fn with(devices: Vec<DeviceSetup>) -> Setup {
     Setup { anonymous: Anonymous::Never, devices, ..setup() }
 }
 

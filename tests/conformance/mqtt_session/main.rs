@@ -13,6 +13,7 @@ mod delivering;
 mod ending;
 mod keeping;
 mod overload;
+mod owners;
 mod publishing;
 mod retaining;
 mod rights;

@@ -88,6 +88,13 @@ pub enum Notice {
         /// What was wrong with the record.
         reason: &'static str,
     },
+    /// A session was ended because whose it is may not be here any more: what waited in it, its will and its records are gone.
+    SessionEnded {
+        /// Its client identifier.
+        client: DeviceId,
+        /// Why.
+        reason: &'static str,
+    },
     /// A retained message was unreadable and was removed: its topic has none until somebody publishes again.
     RetainedLost {
         /// The topic, escaped, as far as it could be read.

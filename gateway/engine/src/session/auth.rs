@@ -35,6 +35,24 @@ impl Identity {
     pub(super) const NOBODY: &'static Self = &Self { device: None, proof: Proof::None, secret: None };
 }
 
+/// What is remembered of whose a session is. Its client identifier says the rest: it begins with the device's id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A client's that is nobody in particular.
+    Nobody,
+    /// A configured device's.
+    Device,
+    /// A device's that showed a certificate when it came last: it need not be configured.
+    Certified,
+}
+
+/// Whose a session is, and its rights; without a device it is the client's own, and may do everything.
+#[derive(Debug)]
+pub(super) struct Holder {
+    pub(super) owner: Owner,
+    pub(super) device: Option<(DeviceId, Arc<Acl>)>,
+}
+
 /// What a client says of itself.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Claim<'a> {
@@ -107,6 +125,11 @@ struct Pending {
     address: IpAddr,
 }
 
+/// The name of the device that a client identifier would belong to.
+fn device_name(client: &str) -> &str {
+    client.split_once(CLIENT_SEPARATOR).map_or(client, |(name, _)| name)
+}
+
 /// All identities.
 #[derive(Debug)]
 pub(super) struct Auth {
@@ -151,8 +174,41 @@ impl Auth {
     }
 
     fn find_owner(&self, client: &str) -> Option<(&DeviceId, &Device)> {
-        let name = client.split_once(CLIENT_SEPARATOR).map_or(client, |(name, _)| name);
-        self.devices.get_key_value(name)
+        self.devices.get_key_value(device_name(client))
+    }
+
+    /// Whose a session is that somebody with this identity has.
+    pub(super) fn holder(&self, identity: &Identity) -> Holder {
+        let owner = match (&identity.device, identity.proof) {
+            (None, _) => Owner::Nobody,
+            (Some(_), Proof::Certificate) => Owner::Certified,
+            (Some(_), _) => Owner::Device,
+        };
+        let device = identity.device.as_ref().map(|device| (device.clone(), self.rights(device)));
+        Holder { owner, device }
+    }
+
+    /// Whose a client's session is now that was an owner's before, if it may go on. A name that has become a device's is the
+    /// device's with everything under it. Of an owner that is not known (the records of older gateways do not say) the best
+    /// is assumed that the configuration allows.
+    ///
+    /// # Errors
+    /// Why the session must end, for the operator.
+    pub(super) fn judge(&self, client: &str, owner: Option<Owner>) -> Result<Holder, &'static str> {
+        let closed = self.anonymous == Anonymous::Never;
+        match (self.owner(client), owner) {
+            (Some(device), Some(owner @ Owner::Certified)) => Ok(Holder { owner, device: Some(device) }),
+            (Some(device), _) => Ok(Holder { owner: Owner::Device, device: Some(device) }),
+            (None, Some(Owner::Device)) => Err("its device is not configured any more"),
+            (None, owner) if owner == Some(Owner::Certified) || owner.is_none() && closed => {
+                let device =
+                    DeviceId::new(device_name(client)).map_err(|_| "its name cannot be a device's")?;
+                let acl = self.rights(&device);
+                Ok(Holder { owner: Owner::Certified, device: Some((device, acl)) })
+            }
+            (None, _) if closed => Err("no client may come without credentials any more (access.anonymous)"),
+            (None, _) => Ok(Holder { owner: Owner::Nobody, device: None }),
+        }
     }
 
     /// Whether this peer may come without credentials.

@@ -251,6 +251,7 @@ impl Mqtt {
         for (key, value) in records.iter().filter(|(key, _)| key.kind == RecordKind::Retained) {
             mqtt.restore_retained(now, key, value);
         }
+        mqtt.forget_revoked();
         mqtt.refresh_sys(now.instant);
         mqtt
     }

@@ -11,13 +11,13 @@ use super::signing_in::SignIn;
 use super::slab::SessionKey;
 use super::timers::Due;
 use super::{Mqtt, Shared, Testator, quoted, write};
-use crate::event::{Action, Notice, Output, Proof};
+use crate::event::{Action, Notice, Output};
 use crate::id::{CLIENT_SEPARATOR, ConnId, DeviceId};
 use crate::limits::Limits;
 use crate::message::Source;
 use crate::session::Incoming;
 use crate::session::acl::Acl;
-use crate::session::auth::{Auth, Identity};
+use crate::session::auth::{Auth, Identity, Owner};
 use crate::session::guessing::place;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
@@ -126,11 +126,13 @@ impl Mqtt {
             return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words));
         }
         let present = self.clients.get(&client).and_then(|key| self.sessions.get(*key));
-        if present.is_some_and(|session| session.certified) && identity.device.is_none() {
+        if present.is_some_and(|session| {
+            session.owner != Owner::Nobody && identity.device.as_ref() != Some(&session.device)
+        }) {
             self.note_refused(
                 id,
                 quoted(client.as_str()),
-                "this client identifier is a device's that has a certificate",
+                "this client identifier's session is a device's, which it did not prove to be",
             );
             let words = "the client identifier is somebody else's";
             return Err((ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, words));
@@ -247,18 +249,14 @@ impl Mqtt {
         else {
             return;
         };
-        let expiry_changed = session.expiry != expiry;
         session.connection = Some(id);
-        session.belongs_to(identity.device.as_ref().map(|device| (device.clone(), self.auth.rights(device))));
-        session.certified = identity.proof == Proof::Certificate;
+        let changed = session.belongs_to(self.auth.holder(&identity)) | (session.expiry != expiry);
         let (device, proof, peer) = (session.device.clone(), identity.proof, connection.peer.address);
         session.expiry = expiry;
         session.ends = None;
         session.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
-        let unanswered = self
-            .shared
-            .remember(now, key, session, expiry_changed, will)
-            .map(|serial| Box::new((serial, now)));
+        let unanswered =
+            self.shared.remember(now, key, session, changed, will).map(|serial| Box::new((serial, now)));
         if unanswered.is_some() {
             let due = now.after(self.shared.limits.record_patience);
             self.timers.arm(&mut connection.armed, due, Due::Connection(id));
@@ -390,15 +388,15 @@ impl Shared {
         Duration::from_secs(seconds.into()).min(self.limits.session_expiry_max)
     }
 
-    /// Has the store learn what a CONNECT changed of a session that lasts: the expiry of one that has a record, and the
-    /// will. Gives the number of the record for which CONNACK waits, if there is one: it says that the will is stored
+    /// Has the store learn what a CONNECT changed of a session that lasts: the expiry and the owner of one that has a record,
+    /// and the will. Gives the number of the record for which CONNACK waits, if there is one: it says that the will is stored
     /// [MQTT-3.1.2-8].
     fn remember(
         &mut self,
         now: Instant,
         key: SessionKey,
         session: &mut Session,
-        expiry_changed: bool,
+        changed: bool,
         will: Option<Will>,
     ) -> Option<u64> {
         let record = will
@@ -409,7 +407,7 @@ impl Shared {
             self.drop_will(session);
         }
         session.will = will.map(Box::new);
-        let changed = if session.recorded { expiry_changed } else { record.is_some() };
+        let changed = if session.recorded { changed } else { record.is_some() };
         let mut ops = Vec::new();
         if changed {
             ops.push(self.put(session));

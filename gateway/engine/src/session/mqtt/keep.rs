@@ -13,6 +13,7 @@ use super::slab::SessionKey;
 use super::{Mqtt, Receipt, Shared, Waiting, record, write};
 use crate::event::{Action, Notice, Op, Output, RecordKey, RecordKind};
 use crate::id::DeviceId;
+use crate::session::auth::Owner;
 use crate::session::{self, Claim, Request};
 use crate::time::{Duration, Instant, Now};
 use bytes::Bytes;
@@ -25,24 +26,33 @@ const KINDS: [RecordKind; 4] =
 impl Mqtt {
     /// Brings back what the store remembers. Expiry of sessions counts from now: how long the gateway was off is not known (P5).
     pub(super) fn restore_all(&mut self, records: &[(RecordKey, Bytes)], now: Now) {
+        let mut owners = Vec::new();
         for kind in KINDS {
             let mut found: Vec<_> = records.iter().filter(|(key, _)| key.kind == kind).collect();
             // Messages of one session in their order.
             found.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
             for (key, value) in found {
-                if let Err(reason) = self.restore(now, key, value) {
+                if let Err(reason) = self.restore(now, key, value, &mut owners) {
                     let client = String::from_utf8_lossy(&key.key).escape_default().to_string();
                     self.shared.output(Output::Notice(Notice::SessionLost { client, reason }));
                     self.shared.change(Op::Remove { key: key.clone() });
                 }
             }
         }
+        // Everything of a session is there by now, to go with it.
+        self.judge(now.instant, owners);
     }
 
-    fn restore(&mut self, now: Now, key: &RecordKey, value: &[u8]) -> Result<(), &'static str> {
+    fn restore(
+        &mut self,
+        now: Now,
+        key: &RecordKey,
+        value: &[u8],
+        owners: &mut Vec<(SessionKey, Option<Owner>)>,
+    ) -> Result<(), &'static str> {
         const GONE: &str = "its session is gone";
         match key.kind {
-            RecordKind::Session => self.restore_session(now.instant, key, value)?,
+            RecordKind::Session => owners.push(self.restore_session(now.instant, key, value)?),
             RecordKind::InboundQos2 => {
                 let (client, packet_id) = record::read_packet_key(&key.key)?;
                 self.session_of(&client).ok_or(GONE)?.inbound.restore(packet_id);
@@ -80,7 +90,13 @@ impl Mqtt {
         Ok(())
     }
 
-    fn restore_session(&mut self, now: Instant, key: &RecordKey, value: &[u8]) -> Result<(), &'static str> {
+    /// Brings back a session without what it has; gives its place and whose it was.
+    fn restore_session(
+        &mut self,
+        now: Instant,
+        key: &RecordKey,
+        value: &[u8],
+    ) -> Result<(SessionKey, Option<Owner>), &'static str> {
         let client = record::read_client(&key.key)?;
         let stored = record::decode(value, self.shared.limits.subscriptions_per_session)?;
         if self.sessions.len() >= self.shared.limits.sessions {
@@ -88,7 +104,7 @@ impl Mqtt {
         }
         let expiry = self.shared.capped_expiry(stored.expiry_seconds);
         let mut session = Session::new(client.clone(), expiry);
-        session.belongs_to(self.auth.owner(client.as_str()));
+        session.owner = stored.owner.unwrap_or(Owner::Nobody);
         session.recorded = true;
         session.ends = Some(now.after(expiry));
         if !stored.subscriptions.is_empty() {
@@ -102,7 +118,7 @@ impl Mqtt {
             }
         }
         self.watch(key);
-        Ok(())
+        Ok((key, stored.owner))
     }
 
     fn session_of(&mut self, client: &DeviceId) -> Option<&mut Session> {

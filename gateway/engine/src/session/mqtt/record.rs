@@ -1,6 +1,7 @@
 //! What the store remembers of a session, as bytes. The layout has a version byte; what cannot be read is an error
 //! with its reason, never a panic, and costs the client what stands in it, nothing more. Integers are big-endian. A session:
-//! version, expiry u32 (s), count u16, then for each subscription: flags u8, identifier u32 (0 is none), length u16, filter.
+//! version, owner u8 (not in version 1), expiry u32 (s), count u16, then for each subscription: flags u8, identifier u32 (0 is
+//! none), length u16, filter.
 
 use super::outbound::Parcel;
 use super::session::Will;
@@ -10,6 +11,7 @@ use crate::event::{RecordKey, RecordKind};
 use crate::id::{DeviceId, MessageId};
 use crate::message::{Message, Qos};
 use crate::session::Incoming;
+use crate::session::auth::Owner;
 use crate::time::{Duration, Instant, Now, Stamp};
 use crate::topic::Filter;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -18,6 +20,15 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 const VERSION: u8 = 1;
+
+/// A session's own record.
+const SESSION_VERSION: u8 = 2;
+/// The same without its owner.
+const SESSION_VERSION_UNOWNED: u8 = 1;
+
+const OWNER_NOBODY: u8 = 0;
+const OWNER_DEVICE: u8 = 1;
+const OWNER_CERTIFIED: u8 = 2;
 
 const SHORT: &str = "its record is cut off";
 
@@ -28,6 +39,8 @@ const RETAIN_HANDLING_SHIFT: u8 = 4;
 /// A session as the store remembers it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stored {
+    /// Whose it is; `None` when an older gateway wrote it, which did not say.
+    pub(super) owner: Option<Owner>,
     /// Seconds that it outlives its connection.
     pub(super) expiry_seconds: u32,
     pub(super) subscriptions: BTreeMap<Filter, Granted>,
@@ -223,9 +236,14 @@ pub(super) fn decode_will(mut bytes: &[u8], client: &DeviceId, now: Now) -> Resu
 }
 
 /// Encodes a session.
-pub(super) fn encode(expiry_seconds: u32, subscriptions: &BTreeMap<Filter, Granted>) -> Bytes {
+pub(super) fn encode(owner: Owner, expiry_seconds: u32, subscriptions: &BTreeMap<Filter, Granted>) -> Bytes {
     let mut out = BytesMut::with_capacity(64 * (1 + subscriptions.len()));
-    out.put_u8(VERSION);
+    out.put_u8(SESSION_VERSION);
+    out.put_u8(match owner {
+        Owner::Nobody => OWNER_NOBODY,
+        Owner::Device => OWNER_DEVICE,
+        Owner::Certified => OWNER_CERTIFIED,
+    });
     out.put_u32(expiry_seconds);
     // More than 65,535 subscriptions cannot be granted; the limit is far below.
     let count = u16::try_from(subscriptions.len()).unwrap_or(u16::MAX);
@@ -249,9 +267,16 @@ pub(super) fn encode(expiry_seconds: u32, subscriptions: &BTreeMap<Filter, Grant
 
 /// Decodes a session of at most `most` subscriptions.
 pub(super) fn decode(mut bytes: &[u8], most: usize) -> Result<Stored, &'static str> {
-    if bytes.try_get_u8().map_err(|_| SHORT)? != VERSION {
-        return Err("its record is of an unknown version");
-    }
+    let owner = match bytes.try_get_u8().map_err(|_| SHORT)? {
+        SESSION_VERSION => Some(match bytes.try_get_u8().map_err(|_| SHORT)? {
+            OWNER_NOBODY => Owner::Nobody,
+            OWNER_DEVICE => Owner::Device,
+            OWNER_CERTIFIED => Owner::Certified,
+            _ => return Err("its owner is not valid"),
+        }),
+        SESSION_VERSION_UNOWNED => None,
+        _ => return Err("its record is of an unknown version"),
+    };
     let expiry_seconds = bytes.try_get_u32().map_err(|_| SHORT)?;
     let count = bytes.try_get_u16().map_err(|_| SHORT)?;
     if usize::from(count) > most {
@@ -282,7 +307,7 @@ pub(super) fn decode(mut bytes: &[u8], most: usize) -> Result<Stored, &'static s
         subscriptions.insert(filter, granted);
     }
     if bytes.is_empty() {
-        Ok(Stored { expiry_seconds, subscriptions })
+        Ok(Stored { owner, expiry_seconds, subscriptions })
     } else {
         Err("its record is too long")
     }
@@ -297,6 +322,7 @@ mod tests {
     use crate::id::{DeviceId, MessageId, Seq};
     use crate::message::{Message, Qos, Source};
     use crate::session::Incoming;
+    use crate::session::auth::Owner;
     use crate::session::mqtt::subscriptions::Granted;
     use crate::time::{Duration, Instant, Now, Stamp};
     use crate::topic::{Filter, Topic};
@@ -325,14 +351,19 @@ mod tests {
 
     #[test]
     fn a_session_comes_back_as_it_was() {
-        let bytes = encode(604_800, &sample());
-        assert_eq!(decode(&bytes, 2), Ok(Stored { expiry_seconds: 604_800, subscriptions: sample() }));
-        assert!(decode(&bytes, 1).is_err(), "the limit holds for what is stored, too");
+        for owner in [Owner::Nobody, Owner::Device, Owner::Certified] {
+            let bytes = encode(owner, 604_800, &sample());
+            let stored = |owner| Ok(Stored { owner, expiry_seconds: 604_800, subscriptions: sample() });
+            assert_eq!(decode(&bytes, 2), stored(Some(owner)));
+            assert!(decode(&bytes, 1).is_err(), "the limit holds for what is stored, too");
+            let older = [&[1], &bytes[2..]].concat();
+            assert_eq!(decode(&older, 2), stored(None));
+        }
     }
 
     #[test]
     fn damage_is_an_error_and_never_a_panic() {
-        let bytes = encode(1, &sample());
+        let bytes = encode(Owner::Certified, 1, &sample());
         for length in 0..bytes.len() {
             assert!(decode(&bytes[..length], 64).is_err());
         }

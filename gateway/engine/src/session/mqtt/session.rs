@@ -9,6 +9,7 @@ use super::timers::Armed;
 use crate::id::{ConnId, DeviceId};
 use crate::session::Incoming;
 use crate::session::acl::Acl;
+use crate::session::auth::{Holder, Owner};
 use crate::time::{Duration, Instant};
 use crate::topic::{Filter, Topic};
 use bytes::Bytes;
@@ -52,8 +53,7 @@ pub(super) struct Session {
     pub(super) device: DeviceId,
     /// What a device may do; `None` is everything.
     pub(super) acl: Option<Arc<Acl>>,
-    /// Its client showed a certificate when it came last: its device need not be configured.
-    pub(super) certified: bool,
+    pub(super) owner: Owner,
     pub(super) connection: Option<ConnId>,
     /// How long it outlives its connection; zero: not at all, and no record is kept of it.
     pub(super) expiry: Duration,
@@ -84,7 +84,7 @@ impl Session {
             device: client.clone(),
             client,
             acl: None,
-            certified: false,
+            owner: Owner::Nobody,
             connection: None,
             expiry,
             ends: None,
@@ -119,11 +119,12 @@ impl Session {
         self.replays.push_back(Replay { filter: filter.clone(), granted, after: None });
     }
 
-    /// Gives it to a device with its rights, or to nobody but the client.
-    pub(super) fn belongs_to(&mut self, owner: Option<(DeviceId, Arc<Acl>)>) {
-        let (device, acl) = owner.unzip();
+    /// Gives it to somebody, with the rights that come with that. Says whether its record must say something else now.
+    pub(super) fn belongs_to(&mut self, holder: Holder) -> bool {
+        let (device, acl) = holder.device.unzip();
         self.device = device.unwrap_or_else(|| self.client.clone());
         self.acl = acl;
+        std::mem::replace(&mut self.owner, holder.owner) != holder.owner
     }
 
     /// Whether its device may publish under this topic.

@@ -10,7 +10,7 @@ use super::{Mqtt, quoted};
 use crate::event::{Notice, Output, Password};
 use crate::id::ConnId;
 use crate::message::Message;
-use crate::session::auth::{Claim, Identity, Verdict};
+use crate::session::auth::{Claim, Identity, Owner, Verdict};
 use crate::time::Instant;
 use bytes::Bytes;
 use tidegate_wire::mqtt::{Connect, ReasonCode};
@@ -124,22 +124,39 @@ impl Mqtt {
             let words = "this client may not connect any more, or must show its credentials again";
             self.end(now, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
         }
-        let all: Vec<SessionKey> = self.clients.values().copied().collect();
-        for key in all {
+        let owner = |key: &SessionKey| Some((*key, Some(self.sessions.get(*key)?.owner)));
+        let owners = self.clients.values().filter_map(owner).collect();
+        self.judge(now, owners);
+        self.forget_revoked();
+    }
+
+    /// Gives each session to whom it belongs under the present configuration, with the rights that come with that. A session
+    /// of somebody who may not be here any more ends: nothing of it is delivered, said or left to whoever comes under its name.
+    pub(super) fn judge(&mut self, now: Instant, owners: Vec<(SessionKey, Option<Owner>)>) {
+        let mut over = Vec::new();
+        for (key, owner) in owners {
             let Some(session) = self.sessions.get_mut(key) else { continue };
-            let owner = self.auth.owner(session.client.as_str());
-            let owner = owner.or_else(|| {
-                let certified = session.certified.then(|| session.device.clone())?;
-                Some((certified.clone(), self.auth.rights(&certified)))
-            });
-            if session.acl.is_some() && owner.is_none() {
-                session.will = None;
-                self.remove_session(now, key);
-            } else {
-                session.belongs_to(owner);
+            match self.auth.judge(session.client.as_str(), owner) {
+                Ok(holder) => {
+                    if session.belongs_to(holder) | owner.is_none() && session.recorded {
+                        self.shared.record(session);
+                    }
+                }
+                Err(reason) => over.push((key, reason)),
             }
         }
-        // What a device left for later readers goes with its right to say it.
+        // The others of a group know their rights by now, and can take what such a session has.
+        for (key, reason) in over {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let client = session.client.clone();
+            self.shared.output(Output::Notice(Notice::SessionEnded { client, reason }));
+            self.shared.drop_will(session);
+            self.remove_session(now, key);
+        }
+    }
+
+    /// What a device left for later readers goes with its right to say it.
+    pub(super) fn forget_revoked(&mut self) {
         let auth = &self.auth;
         let revoked = |message: &Message| {
             auth.owner(message.device.as_str()).is_some_and(|(_, acl)| !acl.may_publish(&message.topic))

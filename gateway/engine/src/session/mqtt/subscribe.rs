@@ -192,7 +192,7 @@ impl Shared {
     pub(super) fn put(&self, session: &Session) -> Op {
         Op::Put {
             key: record::session_key(&session.client),
-            value: record::encode(session.expiry_seconds(), &session.subscriptions),
+            value: record::encode(session.owner, session.expiry_seconds(), &session.subscriptions),
         }
     }
 }
