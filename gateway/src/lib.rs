@@ -10,6 +10,7 @@ pub mod driver;
 pub mod inbox;
 pub mod listen;
 pub mod logging;
+mod memory;
 pub mod notify;
 mod run;
 pub mod store;

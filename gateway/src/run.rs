@@ -16,6 +16,7 @@ use crate::listen::admission::Admission;
 use crate::listen::coap::Sockets;
 use crate::listen::handshake::{Door, Transport};
 use crate::listen::{BindError, mqtt};
+use crate::memory;
 use crate::notify;
 use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
 use crate::store::writer::{OrderError, StopError, Writer};
@@ -252,6 +253,7 @@ impl Gateway {
 
     fn look_on(&mut self, listener: Option<TcpListener>) {
         self.onlookers.spawn(self.admin.clone().sample());
+        self.onlookers.spawn(memory::give_back_now_and_then());
         self.onlookers.spawn(notify::keep_telling(self.admin.clone()));
         if let Some(listener) = listener {
             announce("HTTP for administrators", listener.local_addr());

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that reports on the terminal")]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
+mod attacks;
 mod backlog;
 mod compare;
 mod consumer;
@@ -40,6 +41,8 @@ enum Command {
     Local(local::Local),
     /// The memory of idle connections, beside Mosquitto.
     Idle(idle::Idle),
+    /// The acknowledgement times of an honest device beside each attack.
+    Attacks(attacks::Attacks),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Backlog(backlog) => backlog.run(),
         Command::Local(local) => local.run(),
         Command::Idle(idle) => idle.run(),
+        Command::Attacks(attacks) => attacks.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

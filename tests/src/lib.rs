@@ -2,6 +2,7 @@
 //! with, ledgers to compare. Test code: it panics where the world is not as a test needs it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+pub mod attacks;
 pub mod certificates;
 pub mod fleet;
 pub mod gateway;
@@ -16,6 +17,7 @@ pub mod rabbit;
 pub mod sessions;
 pub mod store_contract;
 pub mod store_history;
+pub mod tls;
 pub mod wait;
 
 #[path = "../sim/mod.rs"]

@@ -2,9 +2,6 @@
 
 use crate::{SOON, arrived, closed, greeted, logged, published, somewhere, tcp};
 use rustix::process::Signal;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -13,9 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_tests::certificates::{Authority, SERVER};
 use tidegate_tests::gateway::Gateway;
+pub(crate) use tidegate_tests::tls::{BOTH, Secured, secured};
 use tidegate_tests::wait::wait_for;
-
-pub(crate) type Secured = StreamOwned<ClientConnection, TcpStream>;
 
 /// A gateway with TLS at the second result, and the authority of its certificate. `rest` stands inside and behind `[mqtt.tls]`.
 pub(crate) fn gateway(rest: &str, prepare: impl FnOnce(&Path)) -> (Gateway, SocketAddr, Authority) {
@@ -33,36 +29,6 @@ pub(crate) fn table(address: SocketAddr, rest: &str) -> String {
     format!(
         "[mqtt.tls]\nlisten = [\"{address}\"]\ncertificate = \"server.crt\"\nkey = \"server.key\"\n{rest}"
     )
-}
-
-pub(crate) const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
-
-/// Connects with the authority `ca` and maybe a certificate of one's own, and does the handshake as far as the client sees it.
-pub(crate) fn secured(
-    address: SocketAddr,
-    folder: &Path,
-    versions: &[&'static SupportedProtocolVersion],
-    own: Option<&str>,
-) -> io::Result<Secured> {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(folder.join("ca.crt")).unwrap()).unwrap();
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(versions)
-        .unwrap()
-        .with_root_certificates(roots);
-    let config = match own {
-        None => config.with_no_client_auth(),
-        Some(own) => {
-            let chain = CertificateDer::pem_file_iter(folder.join(format!("{own}.crt"))).unwrap();
-            let chain = chain.collect::<Result<_, _>>().unwrap();
-            let key = PrivateKeyDer::from_pem_file(folder.join(format!("{own}.key"))).unwrap();
-            config.with_client_auth_cert(chain, key).unwrap()
-        }
-    };
-    let client = ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap();
-    let mut stream = StreamOwned::new(client, tcp(address));
-    stream.flush()?;
-    Ok(stream)
 }
 
 /// The certificate that the gateway shows.

@@ -3,6 +3,7 @@
 
 use super::password;
 use crate::inbox::Inbox;
+use crate::memory;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
@@ -51,6 +52,8 @@ fn answer(questions: &Receiver<Question>, inbox: &Inbox) {
         let began = Instant::now();
         let genuine = password::verify(&secret, &password.0);
         let took = began.elapsed();
+        // Argon2's memory is more than all the rest that the gateway has at rest, and this thread may sleep for hours now.
+        memory::give_back();
         if inbox.send_blocking(Input::Verified { conn, genuine }).is_err() {
             return;
         }

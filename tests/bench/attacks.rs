@@ -1,0 +1,106 @@
+//! What attacks cost those beside them: the acknowledgement times of an honest device with and without each attack, in turn in one
+//! run, and the processor time of the gateway meanwhile. The attacks are those of `tests/attacks`, which holds the gateway to
+//! everything that needs no clock.
+
+use crate::process::cpu;
+use std::io;
+use std::time::{Duration, Instant};
+use tidegate_tests::attacks::{Arena, Bystander, CASES, Case};
+use tidegate_tests::wait::wait_for;
+
+/// The rule: an attack may at most double the device's 99th percentile.
+const RATIO_MOST: f64 = 2.0;
+
+/// The other rule: this share of one processor for guessed passwords.
+const CPU_SHARE_MOST: f64 = 0.25;
+const GUESSING: &str = "A11";
+
+/// Acknowledgement times that a percentile is taken of, at the least: the attack is repeated until there are so many.
+const SAMPLES: usize = 1_000;
+const SAMPLES_SHORT: usize = 100;
+
+/// The longest that a device waits for them.
+const WITHIN: Duration = Duration::from_secs(60);
+
+/// An honest device beside each attack.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Attacks {
+    /// Rounds; each has a gateway of its own, first in peace and then attacked. Medians count.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// A tenth of the samples: to see that it works.
+    #[arg(long)]
+    short: bool,
+    /// Only the cases whose id begins like this.
+    #[arg(long, default_value = "")]
+    case: String,
+}
+
+/// One round: milliseconds, and the share of a processor during the attack.
+struct Round {
+    peace: f64,
+    attacked: f64,
+    share: f64,
+}
+
+impl Attacks {
+    pub(crate) fn run(&self) -> io::Result<()> {
+        let samples = if self.short { SAMPLES_SHORT } else { SAMPLES };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        println!(
+            "\nQoS 1 acknowledgements of an honest device beside attacks: p99 in ms, medians of {} rounds",
+            self.rounds
+        );
+        println!("case   in peace   attacked   ratio   processor of the gateway");
+        for case in CASES.iter().filter(|case| case.id.starts_with(&self.case)) {
+            let rounds: Vec<_> = (0..self.rounds).map(|_| round(case, samples, &runtime)).collect();
+            let middle = |figure: fn(&Round) -> f64| {
+                let mut figures: Vec<_> = rounds.iter().map(figure).collect();
+                figures.sort_unstable_by(f64::total_cmp);
+                figures.get(figures.len() / 2).copied().unwrap_or_default()
+            };
+            let (peace, attacked, share) = (middle(|r| r.peace), middle(|r| r.attacked), middle(|r| r.share));
+            let ratio = middle(|r| r.attacked / r.peace);
+            let beyond = if ratio > RATIO_MOST { "  beyond twice" } else { "" };
+            let greedy =
+                if case.id == GUESSING && share > CPU_SHARE_MOST { "  beyond a quarter" } else { "" };
+            println!(
+                "{}    {peace:>8.2}   {attacked:>8.2}   {ratio:>5.2}   {:>3.0} %{beyond}{greedy}   {}",
+                case.id,
+                100.0 * share,
+                case.name
+            );
+        }
+        Ok(())
+    }
+}
+
+fn round(case: &Case, samples: usize, runtime: &tokio::runtime::Runtime) -> Round {
+    let arena = Arena::start(case);
+    let bystander = arena.bystander();
+    let pids = [arena.gateway.pid()];
+    wait(&bystander, samples / 10);
+    let _ = bystander.latencies(); // The first ones are those of a gateway that has just begun.
+    wait(&bystander, samples);
+    let peace = p99(&bystander.latencies());
+    let (used, began) = (cpu(&pids), Instant::now());
+    let until = bystander.acknowledged() + samples;
+    while bystander.acknowledged() < until {
+        runtime.block_on((case.attack)(&arena));
+    }
+    let attacked = p99(&bystander.latencies());
+    let share = cpu(&pids).saturating_sub(used).as_secs_f64() / began.elapsed().as_secs_f64();
+    let _ = bystander.finish(); // What it was told is the tests' affair.
+    Round { peace, attacked, share }
+}
+
+fn wait(bystander: &Bystander, more: usize) {
+    let until = bystander.acknowledged() + more;
+    wait_for(WITHIN, || (bystander.acknowledged() >= until).then_some(()));
+}
+
+/// In milliseconds; of ascending times.
+fn p99(times: &[Duration]) -> f64 {
+    let place = times.len().saturating_sub(1) * 99 / 100;
+    times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1_000.0)
+}
