@@ -2,11 +2,10 @@
 
 use crate::{SOON, arrived, closed, greeted, logged, published, somewhere, tcp};
 use rustix::process::Signal;
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tidegate_tests::certificates::{Authority, SERVER};
 use tidegate_tests::gateway::Gateway;
