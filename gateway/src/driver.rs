@@ -14,6 +14,7 @@ use crate::access::verifier::Verifier;
 use crate::clock::Clock;
 use crate::connection::Connection;
 use crate::listen::coap::Sockets;
+use crate::memory;
 use crate::store::writer::{Order, OrderError, Writer};
 use crate::store::{Lanes, Store};
 use crate::upstream::Upstream;
@@ -112,6 +113,7 @@ enum Ask {
     Reload(Box<Setup>),
     Audit(String),
     Lanes { routes: Vec<(String, String)>, answer: oneshot::Sender<Result<Lanes, StoreFault>> },
+    GiveBack,
     Stop,
 }
 
@@ -141,6 +143,11 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         self.0.send(Ask::Lanes { routes, answer }).await.map_err(|_| None)?;
         answered.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    /// Has the driver's thread give back the memory that it has free.
+    pub(crate) async fn give_back_memory(&self) {
+        let _ = self.0.send(Ask::GiveBack).await; // A driver that has stopped has given back everything.
     }
 
     /// Makes everything safe and ends the driver.
@@ -411,6 +418,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                 self.parts.engine.handle(now, Input::Reload(setup));
             }
             Ask::Audit(what) => self.parts.audit.configured(&what),
+            Ask::GiveBack => memory::give_back(),
             Ask::Lanes { routes, answer } => self.order_store(Order::Lanes { routes, answer }),
             Ask::Stop => {
                 self.stopping = true;

@@ -1,6 +1,7 @@
 //! Memory that is free goes back to the system. The allocator keeps it for a while, and a thread that then sleeps never gets to it:
 //! after a rush the process would stay as large as it was at its height. Owns nothing.
 
+use crate::driver::Handle;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -17,12 +18,13 @@ pub(crate) fn give_back() {
     }
 }
 
-/// Does it now and then for the thread that drives the gateway; dropping the future ends it.
-pub(crate) async fn give_back_now_and_then() {
+/// Has the driver do it now and then, and does it for the thread that this runs on; dropping the future ends it.
+pub(crate) async fn give_back_now_and_then(driver: Handle) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         give_back();
+        driver.give_back_memory().await;
     }
 }

@@ -253,7 +253,7 @@ impl Gateway {
 
     fn look_on(&mut self, listener: Option<TcpListener>) {
         self.onlookers.spawn(self.admin.clone().sample());
-        self.onlookers.spawn(memory::give_back_now_and_then());
+        self.onlookers.spawn(memory::give_back_now_and_then(self.handle.clone()));
         self.onlookers.spawn(notify::keep_telling(self.admin.clone()));
         if let Some(listener) = listener {
             announce("HTTP for administrators", listener.local_addr());
