@@ -8,14 +8,14 @@ use tidegate_engine::time::Duration;
 use tidegate_wire::mqtt::{Ack, Packet, PacketId, Property, Publish, Qos, ReasonCode, Subscription, Version};
 
 const ALL: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
-const SPILL_AFTER: Duration = Duration::from_millis(250);
+pub(crate) const SPILL_AFTER: Duration = Duration::from_millis(250);
 
-fn ack(id: u16) -> Ack<'static> {
+pub(crate) fn ack(id: u16) -> Ack<'static> {
     Ack::success(PacketId::new(id).unwrap())
 }
 
 /// A publisher and a subscriber whose session lasts.
-fn pair(version: Version, qos: Qos) -> (World, Client, Client) {
+pub(crate) fn pair(version: Version, qos: Qos) -> (World, Client, Client) {
     let mut world = World::new();
     let publisher = world.connect(&Hello::new(Version::V5, "p"), false);
     let subscriber = world.connect(&Hello::lasting(version, "s"), false);
@@ -24,13 +24,13 @@ fn pair(version: Version, qos: Qos) -> (World, Client, Client) {
 }
 
 /// A message is accepted; its publisher waits for the copies, as many as are given.
-fn publish(world: &mut World, from: Client, publish: Publish<'_>) -> u32 {
+pub(crate) fn publish(world: &mut World, from: Client, publish: Publish<'_>) -> u32 {
     world.publish(from, publish);
     let (incoming, ..) = world.published.pop_front().expect("it was accepted");
     world.deliver_for(&incoming, Some(Claim(7))).claimed
 }
 
-fn outgoing(world: &World) -> usize {
+pub(crate) fn outgoing(world: &World) -> usize {
     world.store.keys().filter(|key| key.kind == RecordKind::Outgoing).count()
 }
 

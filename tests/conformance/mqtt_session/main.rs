@@ -11,6 +11,7 @@ mod chaos;
 mod connecting;
 mod delivering;
 mod ending;
+mod giving_up;
 mod keeping;
 mod overload;
 mod owners;

@@ -16,6 +16,7 @@ mod keep;
 mod outbound;
 mod outbox;
 mod packets;
+mod parcel;
 mod publish;
 mod rare;
 mod record;
@@ -533,6 +534,10 @@ impl Mqtt {
                 self.shared.requests.push_back(Request::Output(Output::Send { conn: id, bytes }));
             }
             self.shared.regulate(id, connection);
+            // Retained messages may have come into the session's queue: nobody waits for them, but time does.
+            if let Some(key) = connection.link().map(|link| link.session) {
+                self.watch(key);
+            }
         }
     }
 

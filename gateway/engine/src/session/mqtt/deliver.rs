@@ -1,8 +1,9 @@
 //! Messages to subscribers: who gets one, what waits for whom, and what the client's acknowledgements free.
 //! A slow or absent subscriber costs its own messages, nobody else's.
 
-use super::outbound::{Next, Outbound, Parcel, Received};
+use super::outbound::{Discarded, Next, Outbound, Received};
 use super::packets::Exchange;
+use super::parcel::Parcel;
 use super::slab::SessionKey;
 use super::subscriptions::{Granted, GroupKey, Match};
 use super::{Delivered, Mqtt, Shared, sys, write};
@@ -179,9 +180,13 @@ impl Mqtt {
         let backlog = connection
             .and_then(|id| self.connections.get(&id))
             .map_or(0, |connection| connection.outbox.backlog());
-        if self.shared.has_no_room(&session.outbound, backlog + message.footprint()) {
-            self.shared.overrun(session);
-            return;
+        let bytes = message.footprint();
+        if self.shared.has_no_room(&session.outbound, backlog, bytes) {
+            self.shared.forget_expired(now, session);
+            if self.shared.has_no_room(&session.outbound, backlog, bytes) {
+                self.shared.overrun(session);
+                return;
+            }
         }
         let lasts = session.is_persistent();
         let keep = lasts
@@ -251,12 +256,12 @@ impl Shared {
         qos: Qos,
         message: &Message,
     ) -> Option<Readiness> {
-        let bytes = backlog.unwrap_or(0) + message.footprint();
+        let (unsent, bytes) = (backlog.unwrap_or(0), message.footprint());
         if qos == Qos::AtMostOnce {
-            let fits = outbound.bytes() + bytes <= self.limits.outgoing_bytes;
+            let fits = outbound.bytes() + unsent + bytes <= self.limits.outgoing_bytes;
             return backlog.filter(|_| fits).map(|_| Readiness::Ready);
         }
-        if self.has_no_room(outbound, bytes) {
+        if self.has_no_room(outbound, unsent, bytes) {
             return None;
         }
         match backlog {
@@ -346,8 +351,11 @@ impl Exchange<'_> {
             if sent {
                 self.session.outbound.sent();
             } else {
-                let through = self.session.outbound.discard();
-                self.shared.through(&self.session.client, through);
+                match self.session.outbound.discard() {
+                    Discarded::Through(through) => self.shared.through(&self.session.client, through),
+                    Discarded::Record(number) => self.keep_release(number),
+                    Discarded::Release => {}
+                }
             }
         }
         self.shared.weigh(self.session);

@@ -8,6 +8,7 @@
 
 use super::outbound::{MESSAGES_MAX, Outbound, Secured, Through};
 use super::packets::Exchange;
+use super::record::Stored;
 use super::session::{Session, Will};
 use super::slab::SessionKey;
 use super::{Mqtt, Receipt, Shared, Waiting, record, write};
@@ -22,6 +23,9 @@ use tidegate_wire::mqtt::{Kind, ReasonCode};
 /// Sessions first: everything else belongs to one.
 const KINDS: [RecordKind; 4] =
     [RecordKind::Session, RecordKind::InboundQos2, RecordKind::Outgoing, RecordKind::Will];
+
+/// A session that was found in the store, and whose it was; or why its record cannot be read.
+type Restored = (SessionKey, Result<Option<Owner>, &'static str>);
 
 impl Mqtt {
     /// Brings back what the store remembers. Expiry of sessions counts from now: how long the gateway was off is not known (P5).
@@ -40,7 +44,38 @@ impl Mqtt {
             }
         }
         // Everything of a session is there by now, to go with it.
-        self.judge(now.instant, owners);
+        let (mut readable, mut surplus) = (Vec::new(), Vec::new());
+        for (key, owner) in owners {
+            match owner {
+                Ok(owner) => {
+                    readable.push((key, owner));
+                    surplus.push(key);
+                }
+                Err(reason) => {
+                    // Whether whose it was may still say it is not known.
+                    if let Some(session) = self.sessions.get_mut(key) {
+                        self.shared.drop_will(session);
+                    }
+                    self.lose(now.instant, key, reason);
+                }
+            }
+        }
+        self.judge(now.instant, readable);
+        while self.sessions.len() > self.shared.limits.sessions
+            && let Some(key) = surplus.pop()
+        {
+            self.lose(now.instant, key, "there are more sessions than the limit allows (limits.sessions)");
+        }
+    }
+
+    /// Removes a session that cannot be brought back: nobody comes under its name before it is gone from the store, or a crash
+    /// would give it to a client that was told of a new one.
+    fn lose(&mut self, now: Instant, key: SessionKey, reason: &'static str) {
+        if let Some(session) = self.sessions.get(key) {
+            let client = session.client.to_string();
+            self.shared.output(Output::Notice(Notice::SessionLost { client, reason }));
+            self.remove_session(now, key);
+        }
     }
 
     fn restore(
@@ -48,7 +83,7 @@ impl Mqtt {
         now: Now,
         key: &RecordKey,
         value: &[u8],
-        owners: &mut Vec<(SessionKey, Option<Owner>)>,
+        owners: &mut Vec<Restored>,
     ) -> Result<(), &'static str> {
         const GONE: &str = "its session is gone";
         match key.kind {
@@ -65,7 +100,7 @@ impl Mqtt {
                 let key = *self.clients.get(&client).ok_or(GONE)?;
                 let session = self.sessions.get_mut(key).ok_or(GONE)?;
                 let bytes = parcel.as_ref().map(|parcel| parcel.message.footprint());
-                if bytes.is_some_and(|bytes| self.shared.has_no_room(&session.outbound, bytes)) {
+                if bytes.is_some_and(|bytes| self.shared.has_no_room(&session.outbound, 0, bytes)) {
                     // The limits are smaller than they were. A release takes nothing, and its client holds the packet id until
                     // it comes.
                     self.shared.overrun(session);
@@ -90,26 +125,30 @@ impl Mqtt {
         Ok(())
     }
 
-    /// Brings back a session without what it has; gives its place and whose it was.
+    /// Brings back a session without what it has.
     fn restore_session(
         &mut self,
         now: Instant,
         key: &RecordKey,
         value: &[u8],
-    ) -> Result<(SessionKey, Option<Owner>), &'static str> {
+    ) -> Result<Restored, &'static str> {
         let client = record::read_client(&key.key)?;
-        let stored = record::decode(value, self.shared.limits.subscriptions_per_session)?;
-        if self.sessions.len() >= self.shared.limits.sessions {
-            return Err("there are more sessions than the limit allows");
-        }
-        let expiry = self.shared.capped_expiry(stored.expiry_seconds);
+        let stored = record::decode(value, self.shared.limits.subscriptions_per_session);
+        let expiry = stored.as_ref().map_or(0, |stored| stored.expiry_seconds);
+        let expiry = self.shared.capped_expiry(expiry);
         let mut session = Session::new(client.clone(), expiry);
-        session.owner = stored.owner.unwrap_or(Owner::Nobody);
         session.recorded = true;
         session.ends = Some(now.after(expiry));
-        if !stored.subscriptions.is_empty() {
-            session.subscriptions = stored.subscriptions.into();
-        }
+        let owner = match stored {
+            Ok(Stored { owner, subscriptions, .. }) => {
+                session.owner = owner.unwrap_or(Owner::Nobody);
+                if !subscriptions.is_empty() {
+                    session.subscriptions = subscriptions.into();
+                }
+                Ok(owner)
+            }
+            Err(reason) => Err(reason),
+        };
         let key = self.sessions.insert(session);
         self.clients.insert(client, key);
         if let Some(session) = self.sessions.get(key) {
@@ -118,7 +157,7 @@ impl Mqtt {
             }
         }
         self.watch(key);
-        Ok((key, stored.owner))
+        Ok((key, owner))
     }
 
     fn session_of(&mut self, client: &DeviceId) -> Option<&mut Session> {
@@ -181,7 +220,7 @@ impl Exchange<'_> {
         self.pump();
     }
 
-    /// PUBREC has come: PUBREL goes out when that is durable.
+    /// PUBREC has come, or nothing else will be sent of the message: PUBREL goes out when that is durable.
     pub(super) fn keep_release(&mut self, number: u64) {
         let receipt = Receipt { session: self.key, waiting: Waiting::Kept(number) };
         let key = record::outgoing_key(&self.session.client, number);
@@ -221,11 +260,21 @@ impl Shared {
         self.requests.push_back(Request::Settled { claim, committed });
     }
 
-    /// Whether a message of so many bytes goes beyond what may wait for this session, or for all.
-    pub(super) fn has_no_room(&self, outbound: &Outbound, bytes: usize) -> bool {
+    /// Whether a message of so many bytes goes beyond what may wait for this session, of whose connection so many bytes are
+    /// unsent, or for all. (Among what waits for all, what is unsent has been counted.)
+    pub(super) fn has_no_room(&self, outbound: &Outbound, unsent: usize, bytes: usize) -> bool {
         outbound.len() >= self.limits.outgoing_messages.min(MESSAGES_MAX)
-            || outbound.bytes() + bytes > self.limits.outgoing_bytes
+            || outbound.bytes() + unsent + bytes > self.limits.outgoing_bytes
             || self.queued_bytes + bytes > self.limits.outgoing_bytes_in_all
+    }
+
+    /// Makes room: what has expired while it waited for a client need not wait until the client comes.
+    pub(super) fn forget_expired(&mut self, now: Instant, session: &mut Session) {
+        for through in session.outbound.forget_expired(now) {
+            self.dropped += 1;
+            self.through(&session.client, Some(through));
+        }
+        self.weigh(session);
     }
 
     /// Whether QoS 0 is to give way to what has been promised.

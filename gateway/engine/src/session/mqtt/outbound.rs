@@ -5,16 +5,19 @@
 //! durable. With QoS 2 the record comes first in both steps: a PUBLISH is sent only when its message and packet id are
 //! durable, a PUBREL only when it is durable that PUBREC came. A restart would otherwise send under another packet id, or send
 //! again what the client has handed on, and the client would have it twice.
+//!
+//! A client that has a QoS 2 message holds its packet id until PUBREL comes, and takes a new message under that id for the old
+//! one. So a QoS 2 message that may have been sent is never simply dropped: one that must not be sent again (it has expired, a
+//! right was taken away, it is too large for the client now) ends with PUBREL, which every client answers with PUBCOMP
+//! [MQTT-4.3.3-11], and only that frees the id.
 
+use super::parcel::Parcel;
 use super::rare::Blank;
-use crate::message::{Message, Qos};
+use crate::message::Qos;
 use crate::mutant::{Mutant, Planted};
 use crate::session::Claim;
 use crate::time::{Duration, Instant, Now};
-use crate::topic::Filter;
 use std::collections::VecDeque;
-use std::num::NonZeroU32;
-use std::sync::Arc;
 
 /// Messages sent and not acknowledged at the most, whatever the client's Receive Maximum: so few that
 /// finding one among them is quick, enough for 100,000 messages/s at 2 ms of round trip.
@@ -26,59 +29,6 @@ pub(super) const MESSAGES_MAX: usize = 60_000;
 /// Packet ids: 1 to 65,535.
 const PACKET_IDS: u64 = 65_535;
 
-/// A message for a client.
-#[derive(Clone, Debug)]
-pub(super) struct Parcel {
-    pub(super) message: Arc<Message>,
-    pub(super) qos: Qos,
-    pub(super) retain: bool,
-    /// The identifiers of the subscriptions that it matched.
-    pub(super) subscriptions: Vec<NonZeroU32>,
-    /// The shared subscription by which it came, if it came by one.
-    pub(super) shared: Option<Filter>,
-    /// When it was accepted, or when this life of the gateway found it in the store: its expiry counts from then.
-    pub(super) since: Instant,
-    /// How long it had waited by then, as far as is known.
-    pub(super) waited: Duration,
-}
-
-impl Parcel {
-    fn bytes(&self) -> usize {
-        // What the queue itself takes of a shared message.
-        128 + self.message.footprint()
-    }
-
-    fn expiry(&self) -> Option<u32> {
-        self.message.properties.as_ref()?.expiry_seconds
-    }
-
-    /// How long it has waited in all.
-    pub(super) fn age(&self, now: Instant) -> Duration {
-        self.waited.saturating_add(now.since(self.since))
-    }
-
-    /// Seconds that the message has left, if it ever expires [MQTT-3.3.2-6].
-    pub(super) fn seconds_left(&self, now: Instant) -> Option<u32> {
-        self.message.seconds_left(self.age(now))
-    }
-
-    /// Whether the message has waited for longer than its publisher wanted.
-    pub(super) fn has_expired(&self, now: Instant) -> bool {
-        self.expiry().is_some_and(|seconds| self.age(now) > Duration::from_secs(seconds.into()))
-    }
-
-    /// Counts the time that the gateway was off, if the clock on the wall knows it: a message of an earlier life has waited
-    /// at least since it was received.
-    pub(super) fn settle(&mut self, now: Now) {
-        let received = self.message.received;
-        if received.synchronised && now.wall.synchronised {
-            let ms = now.wall.unix_ms.saturating_sub(received.unix_ms);
-            let known = Duration::from_millis(u64::try_from(ms).unwrap_or(0));
-            self.waited = self.waited.max(known.saturating_sub(now.instant.since(self.since)));
-        }
-    }
-}
-
 /// What the store knows of a message, or of its release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kept {
@@ -88,6 +38,15 @@ enum Kept {
     Ordered,
     /// Its record is durable.
     Durable,
+}
+
+/// Whether a message was ever sent as PUBLISH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    No,
+    /// In an earlier life, if at all: that is not in the store.
+    Perhaps,
+    Yes,
 }
 
 #[derive(Debug)]
@@ -101,8 +60,8 @@ struct Entry {
     kept: Kept,
     /// A record of it stands in the store, or will.
     recorded: bool,
-    /// Sent on some connection: DUP the next time.
-    sent: bool,
+    /// Sent on some connection, or perhaps: DUP the next time.
+    sent: Sent,
     /// Sent as PUBLISH on this connection: counts towards the client's Receive Maximum.
     counted: bool,
     /// Found in the store at the start.
@@ -118,12 +77,23 @@ pub(super) enum Next<'a> {
     Publish {
         packet_id: u16,
         dup: bool,
-        /// It is not to be given up because it has expired: the client may have part of its exchange.
+        /// It is not to be given up because it has expired: its delivery has begun [MQTT-3.3.2-5].
         begun: bool,
         parcel: &'a Parcel,
     },
     /// A PUBREL.
     Release { packet_id: u16 },
+}
+
+/// What becomes of a message that will not be sent, or not again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Discarded {
+    /// It is through.
+    Through(Option<Through>),
+    /// PUBREL is what is sent next.
+    Release,
+    /// PUBREL when the record of this number says that the message is not sent any more.
+    Record(u64),
 }
 
 /// What a PUBREC leads to.
@@ -170,6 +140,10 @@ pub(super) struct Outbound {
     /// The client's Receive Maximum, or our own bound.
     window: usize,
     bytes: usize,
+    /// No message that could be given up expires before.
+    expires: Option<Instant>,
+    /// Messages of QoS 2 that were found in the store.
+    found: usize,
     last_number: u64,
     /// No message without a record is older than this.
     unkept_since: Option<Instant>,
@@ -203,6 +177,8 @@ impl Outbound {
             outstanding: 0,
             window: IN_FLIGHT_MAX,
             bytes: 0,
+            expires: None,
+            found: 0,
             last_number: 0,
             unkept_since: None,
             weighed: (0, 0),
@@ -254,7 +230,7 @@ impl Outbound {
             since,
             kept: if keep { Kept::Ordered } else { Kept::No },
             recorded: keep,
-            sent: false,
+            sent: Sent::No,
             counted: false,
             restored: false,
             claim,
@@ -263,11 +239,13 @@ impl Outbound {
     }
 
     /// Appends what the store remembers, in the order of the numbers: a message, or, as `None`, a release. What
-    /// was sent is not in the store: whatever may have been counts as sent. (DUP says no more than that
-    /// it may be, MQTT 5.0, 3.3.1.1.)
+    /// was sent is not in the store: whatever may have been counts as sent, perhaps. (DUP says no more than that
+    /// it may be, MQTT 5.0, 3.3.1.1.) Before a message of QoS 2 that was sent there are fewer of QoS 2 than may be in flight
+    /// whose PUBREC is not durable; of QoS 1 there may be any number that were acknowledged just before the end.
     pub(super) fn restore(&mut self, number: u64, parcel: Option<Parcel>, now: Instant) {
         self.last_number = self.last_number.max(number);
-        let sent = self.entries.len() < IN_FLIGHT_MAX;
+        let sent = if self.found < IN_FLIGHT_MAX { Sent::Perhaps } else { Sent::No };
+        self.found += usize::from(parcel.as_ref().is_some_and(|parcel| parcel.qos == Qos::ExactlyOnce));
         self.append(Entry {
             number,
             parcel,
@@ -283,6 +261,8 @@ impl Outbound {
 
     fn append(&mut self, entry: Entry) {
         self.bytes += entry.parcel.as_ref().map_or(0, Parcel::bytes);
+        let expires = entry.parcel.as_ref().and_then(Parcel::expires);
+        self.expires = self.expires.into_iter().chain(expires).min();
         self.entries.push_back(entry);
     }
 
@@ -303,10 +283,8 @@ impl Outbound {
                 None
             }
             Some(parcel) => {
-                // Whether it was sent in an earlier life is not known. With QoS 1 nothing depends on it but a resend of what
-                // its publisher no longer wants delivered; with QoS 2 the client may hold its packet id.
-                let begun = entry.sent && !(entry.restored && parcel.qos == Qos::AtLeastOnce);
-                Some(Next::Publish { packet_id, dup: entry.sent, begun, parcel })
+                let begun = entry.sent == Sent::Yes;
+                Some(Next::Publish { packet_id, dup: entry.sent != Sent::No, begun, parcel })
             }
         }
     }
@@ -314,16 +292,53 @@ impl Outbound {
     /// What [`Outbound::next`] gave has been sent.
     pub(super) fn sent(&mut self) {
         if let Some(entry) = self.entries.get_mut(self.cursor) {
-            entry.sent = true;
+            entry.sent = Sent::Yes;
             entry.counted = entry.parcel.is_some();
             self.outstanding += usize::from(entry.counted);
             self.cursor += 1;
         }
     }
 
-    /// What [`Outbound::next`] gave will never be sent: it has expired, or is larger than the client takes.
-    pub(super) fn discard(&mut self) -> Option<Through> {
-        self.remove(self.cursor)
+    /// What [`Outbound::next`] gave will not be sent, or not again: it has expired, is larger than the client takes, or not for
+    /// the client any more.
+    pub(super) fn discard(&mut self) -> Discarded {
+        match self.entries.get_mut(self.cursor) {
+            Some(entry) if entry.may_be_held() => {
+                self.bytes -= entry.parcel.take().as_ref().map_or(0, Parcel::bytes);
+                if !entry.recorded {
+                    return Discarded::Release;
+                }
+                entry.kept = Kept::Ordered;
+                // As if it had been sent: no more are under way than the client takes, and what comes behind it can go.
+                entry.counted = true;
+                let number = entry.number;
+                self.outstanding += 1;
+                self.cursor += 1;
+                Discarded::Record(number)
+            }
+            _ => Discarded::Through(self.remove(self.cursor)),
+        }
+    }
+
+    /// Forgets what has expired and was not sent; gives what is left to do about each.
+    pub(super) fn forget_expired(&mut self, now: Instant) -> Vec<Through> {
+        let mut forgotten = Vec::new();
+        if self.expires.is_none_or(|expires| expires > now) {
+            return forgotten;
+        }
+        self.expires = None;
+        // What stands before the cursor was sent on this connection: it stays, and the cursor is right.
+        for entry in std::mem::take(&mut self.entries) {
+            let waits = entry.parcel.as_ref().filter(|_| entry.sent != Sent::Yes && !entry.may_be_held());
+            if waits.is_some_and(|parcel| parcel.has_expired(now)) {
+                self.bytes -= entry.parcel.as_ref().map_or(0, Parcel::bytes);
+                forgotten.push(entry.through());
+            } else {
+                self.expires = self.expires.into_iter().chain(waits.and_then(Parcel::expires)).min();
+                self.entries.push_back(entry);
+            }
+        }
+        forgotten
     }
 
     /// PUBACK, or a PUBREC that refuses.
@@ -409,7 +424,7 @@ impl Outbound {
         entries
             .map(|mut entry| {
                 let parcel = entry.parcel.take().filter(|parcel| {
-                    parcel.shared.is_some() && (!entry.sent || parcel.qos == Qos::AtLeastOnce)
+                    parcel.shared.is_some() && (entry.sent == Sent::No || parcel.qos == Qos::AtLeastOnce)
                 });
                 (entry.through(), parcel)
             })
@@ -421,13 +436,14 @@ impl Outbound {
         for entry in self.entries.iter_mut().filter(|entry| entry.restored) {
             if let Some(parcel) = &mut entry.parcel {
                 parcel.settle(now);
+                self.expires = self.expires.into_iter().chain(parcel.expires()).min();
             }
         }
     }
 
     /// Only what was sent can be acknowledged.
     fn find(&self, id: u16, wanted: impl Fn(&Entry) -> bool) -> Option<usize> {
-        let mut sent = self.entries.iter().take_while(|entry| entry.sent);
+        let mut sent = self.entries.iter().take_while(|entry| entry.sent != Sent::No);
         sent.position(|entry| packet_id(entry.number) == id && wanted(entry))
     }
 
@@ -455,212 +471,15 @@ impl Outbound {
 }
 
 impl Entry {
+    /// Whether the client may have the message, and hold its packet id.
+    fn may_be_held(&self) -> bool {
+        self.sent != Sent::No && self.parcel.as_ref().is_some_and(|parcel| parcel.qos == Qos::ExactlyOnce)
+    }
+
     fn through(self) -> Through {
         Through { number: self.number, recorded: self.recorded, claim: self.claim }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Next, Outbound, Parcel, Received};
-    use crate::id::{DeviceId, MessageId, Seq};
-    use crate::message::{Message, Properties, Qos, Source};
-    use crate::mutant::Planted;
-    use crate::session::Claim;
-    use crate::time::{Duration, Instant, Now, Stamp};
-    use crate::topic::Topic;
-    use std::sync::Arc;
-
-    fn parcel(qos: Qos) -> Parcel {
-        let message = Message {
-            id: MessageId { epoch: 1, seq: Seq(1) },
-            device: DeviceId::new("d").unwrap(),
-            topic: Topic::new("t").unwrap(),
-            payload: bytes::Bytes::from_static(b"x"),
-            received: Stamp::default(),
-            qos,
-            retain: false,
-            duplicate: false,
-            source: Source::Mqtt,
-            properties: Some(Box::new(Properties { expiry_seconds: Some(10), ..Properties::default() })),
-        };
-        Parcel {
-            message: Arc::new(message),
-            qos,
-            retain: false,
-            subscriptions: Vec::new(),
-            shared: None,
-            since: Instant(0),
-            waited: Duration::ZERO,
-        }
-    }
-
-    fn push(outbound: &mut Outbound, qos: Qos) -> u64 {
-        outbound.push(parcel(qos), false, None, Instant(0))
-    }
-
-    fn received(outbound: &mut Outbound, packet_id: u16) -> Received {
-        outbound.received(packet_id, Planted::default())
-    }
-
-    fn send(outbound: &mut Outbound) -> Option<(u16, bool)> {
-        let sent = match outbound.next(Planted::default())? {
-            Next::Publish { packet_id, dup, .. } => (packet_id, dup),
-            Next::Release { packet_id } => (packet_id, true),
-        };
-        outbound.sent();
-        Some(sent)
-    }
-
-    #[test]
-    fn the_window_of_the_client_holds() {
-        let mut outbound = Outbound::new();
-        outbound.attach(2);
-        for _ in 0..3 {
-            push(&mut outbound, Qos::AtLeastOnce);
-        }
-        assert_eq!(send(&mut outbound), Some((1, false)));
-        assert_eq!(send(&mut outbound), Some((2, false)));
-        assert_eq!(send(&mut outbound), None);
-        assert!(outbound.finished(2, Qos::AtLeastOnce).is_some());
-        assert!(outbound.finished(2, Qos::AtLeastOnce).is_none());
-        assert_eq!(send(&mut outbound), Some((3, false)));
-        assert!(outbound.finished(1, Qos::AtLeastOnce).is_some());
-        assert!(outbound.finished(3, Qos::AtLeastOnce).is_some());
-        assert_eq!((outbound.len(), outbound.bytes()), (0, 0));
-    }
-
-    #[test]
-    fn a_new_connection_gets_everything_in_flight_again_in_order() {
-        let mut outbound = Outbound::new();
-        outbound.attach(10);
-        push(&mut outbound, Qos::ExactlyOnce);
-        push(&mut outbound, Qos::AtLeastOnce);
-        send(&mut outbound);
-        send(&mut outbound);
-        assert_eq!(received(&mut outbound, 2), Received::Unknown, "PUBREC for QoS 1");
-        assert_eq!(received(&mut outbound, 1), Received::Release);
-        outbound.attach(1);
-        push(&mut outbound, Qos::AtLeastOnce);
-        assert!(matches!(outbound.next(Planted::default()), Some(Next::Release { packet_id: 1 })));
-        outbound.sent();
-        assert!(matches!(
-            outbound.next(Planted::default()),
-            Some(Next::Publish { packet_id: 2, dup: true, .. })
-        ));
-        outbound.sent();
-        assert!(outbound.next(Planted::default()).is_none(), "the window is smaller now");
-        assert!(outbound.completed(2).is_none());
-        assert!(outbound.completed(1).is_some());
-        assert!(outbound.finished(2, Qos::AtLeastOnce).is_some());
-        assert_eq!(send(&mut outbound), Some((3, false)));
-    }
-
-    #[test]
-    fn packet_ids_in_flight_are_not_given_again() {
-        let mut outbound = Outbound::new();
-        outbound.attach(100);
-        for _ in 0..3 {
-            push(&mut outbound, Qos::AtLeastOnce);
-            send(&mut outbound);
-        }
-        assert!(outbound.finished(2, Qos::AtLeastOnce).is_some());
-        for round in 0..65_532_u32 {
-            push(&mut outbound, Qos::AtLeastOnce);
-            let (id, _) = send(&mut outbound).unwrap();
-            assert_eq!(u32::from(id), round + 4);
-            assert!(outbound.finished(id, Qos::AtLeastOnce).is_some());
-        }
-        push(&mut outbound, Qos::AtLeastOnce);
-        assert_eq!(send(&mut outbound), Some((2, false)), "1 and 3 are taken");
-        push(&mut outbound, Qos::AtLeastOnce);
-        assert_eq!(send(&mut outbound), Some((4, false)));
-    }
-
-    #[test]
-    fn expiry_counts_down_while_a_message_waits() {
-        let parcel = parcel(Qos::AtLeastOnce);
-        assert_eq!(parcel.seconds_left(Instant(0).after(Duration::from_millis(3_999))), Some(7));
-        assert!(!parcel.has_expired(Instant(0).after(Duration::from_secs(10))));
-        assert!(parcel.has_expired(Instant(0).after(Duration::from_secs(11))));
-    }
-
-    #[test]
-    fn exactly_once_waits_for_its_record_before_each_step() {
-        let mut outbound = Outbound::new();
-        outbound.attach(10);
-        let claim = Some(Claim(3));
-        let number = outbound.push(parcel(Qos::ExactlyOnce), true, claim, Instant(0));
-        assert_eq!(send(&mut outbound), None, "its packet id is not durable");
-        assert_eq!(outbound.secured(number).claim, claim);
-        assert_eq!(send(&mut outbound), Some((1, false)));
-        assert_eq!(received(&mut outbound, 1), Received::Record(number));
-        assert_eq!(received(&mut outbound, 1), Received::Waiting);
-        assert!(outbound.completed(1).is_none(), "PUBREL has not been sent");
-        assert_eq!(outbound.secured(number).release, Some(1));
-        let through = outbound.completed(1).unwrap();
-        assert!(through.recorded && through.claim.is_none());
-    }
-
-    #[test]
-    fn a_release_that_becomes_durable_without_its_connection_waits_for_the_next() {
-        let mut outbound = Outbound::new();
-        outbound.attach(10);
-        let number = outbound.push(parcel(Qos::ExactlyOnce), true, None, Instant(0));
-        outbound.secured(number);
-        send(&mut outbound);
-        received(&mut outbound, 1);
-        outbound.attach(10);
-        assert_eq!(send(&mut outbound), None);
-        assert_eq!(outbound.secured(number).release, None);
-        assert!(matches!(outbound.next(Planted::default()), Some(Next::Release { packet_id: 1 })));
-    }
-
-    #[test]
-    fn what_is_restored_keeps_its_packet_id_and_may_have_been_sent() {
-        let mut outbound = Outbound::new();
-        outbound.restore(65_537, None, Instant(0));
-        outbound.restore(65_539, Some(parcel(Qos::ExactlyOnce)), Instant(0));
-        outbound.attach(10);
-        assert!(matches!(outbound.next(Planted::default()), Some(Next::Release { packet_id: 2 })));
-        outbound.sent();
-        assert_eq!(send(&mut outbound), Some((4, true)));
-        assert_eq!(push(&mut outbound, Qos::AtLeastOnce), 65_540);
-    }
-
-    #[test]
-    fn a_client_that_does_not_acknowledge_in_time_has_records_made_of_all_that_waits() {
-        let mut outbound = Outbound::new();
-        outbound.attach(1);
-        let patience = Duration::from_millis(250);
-        assert_eq!(outbound.spill_due(patience), None);
-        let first = push(&mut outbound, Qos::AtLeastOnce);
-        let second = push(&mut outbound, Qos::AtLeastOnce);
-        let due = outbound.spill_due(patience).unwrap();
-        assert_eq!(outbound.spill(Instant(due.0 - 1), patience), []);
-        assert!(!outbound.is_behind(due, patience));
-        assert_eq!(outbound.spill(due, patience), [first, second]);
-        assert_eq!(outbound.spill_due(patience), None);
-        assert!(outbound.is_behind(due.after(patience), patience));
-    }
-
-    #[test]
-    fn expiry_counts_the_time_that_the_gateway_was_off_when_the_clock_knows_it() {
-        let mut parcel = parcel(Qos::AtLeastOnce);
-        parcel.waited = Duration::from_secs(1);
-        let at = |unix_ms, synchronised| Now {
-            instant: Instant(0).after(Duration::from_secs(2)),
-            wall: Stamp { unix_ms, synchronised },
-        };
-        parcel.settle(at(9_000, true));
-        assert_eq!(parcel.age(at(0, false).instant), Duration::from_secs(3), "it was not known when it came");
-        let message = Arc::make_mut(&mut parcel.message);
-        message.received = Stamp { unix_ms: 1_000, synchronised: true };
-        parcel.settle(at(9_000, false));
-        assert_eq!(parcel.seconds_left(at(0, false).instant), Some(7), "it is not known now");
-        parcel.settle(at(9_000, true));
-        assert_eq!(parcel.seconds_left(at(0, false).instant), Some(2));
-        parcel.settle(at(500, true));
-        assert_eq!(parcel.seconds_left(at(0, false).instant), Some(2), "time does not run backwards");
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 //! version, owner u8 (not in version 1), expiry u32 (s), count u16, then for each subscription: flags u8, identifier u32 (0 is
 //! none), length u16, filter.
 
-use super::outbound::Parcel;
+use super::parcel::Parcel;
 use super::session::Will;
 use super::subscriptions::Granted;
 use crate::encoding::{put_message, take_message};
