@@ -4,7 +4,7 @@
 //!
 //! `packets` turns bytes into packets and calls `greeting`, `publish`, `subscribe`, `deliver`; `ending` takes leave.
 //! `session` is what lasts, with its halves `inbound` and `outbound`; `connection` is what does not. `keep` has the store
-//! learn what outlives the process, in the bytes of `record`.
+//! learn what outlives the process, in the bytes of `record`. What they all need is `shared`.
 
 mod aliases;
 mod connection;
@@ -23,6 +23,7 @@ mod record;
 mod refusals;
 mod retained;
 mod session;
+mod shared;
 mod signing_in;
 mod slab;
 mod subscribe;
@@ -33,28 +34,25 @@ mod write;
 
 use self::session::Session;
 use super::auth::Auth;
-use super::rate::Rates;
 use super::{Claim, Request};
-use crate::event::{Action, Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
+use crate::event::{Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
 use crate::id::{ConnId, DeviceId};
-use crate::limits::Limits;
 use crate::message::{Message, Qos};
 use crate::mutant::Planted;
 use crate::stats::ProtocolStats;
-use crate::time::{Duration, Instant, Now, Stamp};
+use crate::time::{Duration, Instant, Now};
 use bytes::Bytes;
 use connection::{Connection, Phase};
 use deliver::Handout;
 use ending::Ending;
 use packets::Exchange;
-use refusals::Refusals;
-use retained::{Kept, Retained};
+use retained::Kept;
+use shared::{Shared, Testator, quoted};
 use slab::{SessionKey, Slab};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use subscriptions::{Found, Tree};
-use sys::Sys;
 use tidegate_wire::mqtt::{self, Kind, ReasonCode};
 use timers::{Due, Timers};
 
@@ -120,81 +118,6 @@ pub struct Mqtt {
     matches: Found,
 }
 
-/// What every handler needs: the rules, and where requests and counts go.
-#[derive(Debug)]
-struct Shared {
-    limits: Limits,
-    planted: Planted,
-    holding: bool,
-    stopping: bool,
-    /// What the clock on the wall said last.
-    wall: Stamp,
-    /// Bytes that wait for all subscribers, in queues and buffers.
-    queued_bytes: usize,
-    /// Messages of QoS 1 and 2 that subscribers have not acknowledged.
-    queued: usize,
-    requests: VecDeque<Request>,
-    /// Connections that have something to send.
-    dirty: VecDeque<ConnId>,
-    retained: Retained,
-    not_retained: u64,
-    sys: Sys,
-    packets_received: u64,
-    packets_sent: u64,
-    bytes_received: u64,
-    bytes_sent: u64,
-    payload_received: u64,
-    payload_sent: u64,
-    received: u64,
-    repeated: u64,
-    acknowledged: u64,
-    delivered: u64,
-    dropped: u64,
-    refused: u64,
-    refusals: Refusals,
-    sign_ins_refused: u64,
-    publishes_denied: u64,
-    subscriptions_denied: u64,
-    /// How often each client identifier changes hands.
-    takeovers: Rates<DeviceId>,
-    /// How often each comes with a will.
-    wills: Rates<Testator>,
-}
-
-/// Whose wills are counted together.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Testator {
-    /// A device, or a client of this host.
-    Device(DeviceId),
-    /// All that come from an address and are nobody in particular.
-    Address(IpAddr),
-}
-
-/// What is kept of a text of a peer's for the operator, in characters.
-const QUOTED_CHARS: usize = 80;
-
-/// A text of a peer's, for the operator: cut, and with everything escaped that is not plain.
-fn quoted(text: &str) -> String {
-    text.chars().take(QUOTED_CHARS).flat_map(char::escape_debug).collect()
-}
-
-impl Shared {
-    /// Tells the operator what a device wanted and may not have.
-    fn denied(&mut self, device: &DeviceId, action: Action, topic: &str) {
-        let notice = Notice::Denied { device: device.clone(), action, topic: quoted(topic) };
-        self.output(Output::Notice(notice));
-    }
-
-    fn output(&mut self, output: Output) {
-        self.requests.push_back(Request::Output(output));
-    }
-
-    /// Orders a change of a record that nobody waits for.
-    fn change(&mut self, op: Op) {
-        self.requests.push_back(Request::Record { op, receipt: None });
-    }
-}
-
 impl Mqtt {
     /// Begins with the sessions that the store remembers.
     #[must_use]
@@ -211,38 +134,7 @@ impl Mqtt {
             tree: Tree::new(setup.seed),
             timers: Timers::default(),
             auth: Auth::new(setup),
-            shared: Shared {
-                limits: setup.limits.clone(),
-                planted,
-                holding: false,
-                stopping: false,
-                wall: now.wall,
-                queued_bytes: 0,
-                queued: 0,
-                requests: VecDeque::new(),
-                dirty: VecDeque::new(),
-                retained: Retained::default(),
-                not_retained: 0,
-                sys: Sys::new(setup.gateway.as_str(), now.instant),
-                packets_received: 0,
-                packets_sent: 0,
-                bytes_received: 0,
-                bytes_sent: 0,
-                payload_received: 0,
-                payload_sent: 0,
-                received: 0,
-                repeated: 0,
-                acknowledged: 0,
-                delivered: 0,
-                dropped: 0,
-                refused: 0,
-                refusals: Refusals::default(),
-                sign_ins_refused: 0,
-                publishes_denied: 0,
-                subscriptions_denied: 0,
-                takeovers: Rates::default(),
-                wills: Rates::default(),
-            },
+            shared: Shared::new(setup, planted, now),
             unsettled: false,
             epoch: setup.epoch,
             assigned: 0,
