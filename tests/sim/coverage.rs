@@ -72,6 +72,8 @@ paths! {
     coap_repeats, 100, "CoAP requests received again in one life";
     coap_separate, 20, "separate CoAP responses";
     coap_busy, 5, "CoAP requests answered 5.03 or 4.29";
+    coap_blocks, 1_000, "blocks of CoAP bodies taken";
+    coap_incomplete, 5, "CoAP bodies begun anew because the gateway lacked a block";
     subscribed, 200, "messages delivered to local subscribers";
     retained_sent, 100, "retained messages sent to a new subscriber";
     retained_found, 100, "retained messages found at a start";

@@ -1,6 +1,7 @@
 //! A device: an application that makes readings at its own pace and keeps each until it may forget it, on top of the
 //! real node code. Decides when to dial and when to send again, as firmware would; touches the world only by [`Act`]s.
 
+use super::block_device::BlockDevice;
 use super::mqtt_device::MqttDevice;
 use super::payload::{self, Key};
 use super::plan::{DevicePlan, MS, Protocol, READINGS, SECOND};
@@ -63,7 +64,7 @@ impl Application {
             let Ok(topic) = Topic::new(&format!("sensors/d{}/{reading}", self.index)) else { return };
             let qos = match self.plan.protocol {
                 Protocol::Mqtt { qos, .. } => qos.unwrap_or_else(|| rng.u8(..3)),
-                Protocol::Coap { confirmable } => confirmable.unwrap_or_else(|| rng.bool()).into(),
+                Protocol::Coap { confirmable, .. } => confirmable.unwrap_or_else(|| rng.bool()).into(),
             };
             let payload = payload::write(key, rng.usize(self.plan.payload.clone()));
             self.acts.push_back(Act::Made { key, topic: topic.clone(), qos });
@@ -96,12 +97,14 @@ pub(crate) struct Device {
 enum Speaker {
     Mqtt(Box<MqttDevice>),
     Coap(Box<CoapDevice>),
+    Blocks(Box<BlockDevice>),
 }
 
 impl Device {
     pub(crate) fn new(index: u16, plan: &DevicePlan, rng: &mut Rng) -> Self {
         let speaker = match plan.protocol {
             Protocol::Mqtt { .. } => Speaker::Mqtt(Box::new(MqttDevice::new(index, plan.protocol))),
+            Protocol::Coap { blocks: true, .. } => Speaker::Blocks(Box::new(BlockDevice::new(rng))),
             Protocol::Coap { .. } => Speaker::Coap(Box::new(CoapDevice::new(rng))),
         };
         let application = Application {
@@ -127,6 +130,7 @@ impl Device {
             && match &self.speaker {
                 Speaker::Mqtt(mqtt) => mqtt.is_idle(),
                 Speaker::Coap(coap) => coap.current.is_none(),
+                Speaker::Blocks(blocks) => blocks.is_idle(),
             }
     }
 
@@ -140,6 +144,7 @@ impl Device {
         match &mut self.speaker {
             Speaker::Mqtt(mqtt) => mqtt.run(now, rng, &mut self.application),
             Speaker::Coap(coap) => coap.run(now, &mut self.application),
+            Speaker::Blocks(blocks) => blocks.run(now, rng, &mut self.application),
         }
     }
 
@@ -156,6 +161,7 @@ impl Device {
         let speaker = match &self.speaker {
             Speaker::Mqtt(mqtt) => mqtt.timeout(),
             Speaker::Coap(coap) => coap.publisher.poll_timeout(),
+            Speaker::Blocks(blocks) => blocks.timeout(),
         };
         let make = (!self.application.all_made()).then_some(self.application.next_at);
         [speaker, make].into_iter().flatten().min()
@@ -183,9 +189,14 @@ impl Device {
     }
 
     /// A datagram came.
-    pub(crate) fn datagram(&mut self, now: u64, bytes: &[u8]) {
-        if let Speaker::Coap(coap) = &mut self.speaker {
-            coap.publisher.handle_datagram(now, bytes);
+    pub(crate) fn datagram(&mut self, now: u64, rng: &mut Rng, bytes: &[u8]) {
+        match &mut self.speaker {
+            Speaker::Coap(coap) => coap.publisher.handle_datagram(now, bytes),
+            // While it sleeps it hears nothing.
+            Speaker::Blocks(blocks) if self.asleep_until.is_none() => {
+                blocks.datagram(now, rng, bytes, &mut self.application);
+            }
+            _ => {}
         }
     }
 
@@ -202,6 +213,13 @@ impl Device {
                 let kept = coap.current.take().filter(|_| !amnesia);
                 **coap = CoapDevice::new(rng);
                 if let Some((_, reading)) = kept {
+                    application.waiting.push_front(reading);
+                }
+            }
+            Speaker::Blocks(blocks) => {
+                let kept = blocks.take().filter(|_| !amnesia);
+                **blocks = BlockDevice::new(rng);
+                if let Some(reading) = kept {
                     application.waiting.push_front(reading);
                 }
             }

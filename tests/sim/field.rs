@@ -432,7 +432,7 @@ impl World {
         if self.ports.get(device).is_some_and(|place| place.port == port)
             && let Some(model) = self.devices.get_mut(device)
         {
-            model.datagram(now, bytes);
+            model.datagram(now, &mut self.rng, bytes);
             self.run_device(device)?;
         }
         Ok(())

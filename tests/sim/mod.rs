@@ -2,6 +2,7 @@
 //! break, a disk that forgets what was not synced, brokers that confirm late or never, and crashes between any two
 //! steps. Everything follows from one seed. `oracle` says which promises are checked, and how.
 
+mod block_device;
 pub mod campaign;
 mod clock;
 mod coverage;

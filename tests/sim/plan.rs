@@ -76,6 +76,8 @@ pub(crate) enum Protocol {
     Coap {
         /// Confirmable; `None` is a mixture.
         confirmable: Option<bool>,
+        /// Each message in blocks.
+        blocks: bool,
     },
 }
 
@@ -268,7 +270,9 @@ fn device(rng: &mut Rng, calm: bool) -> DevicePlan {
             subscribes: if !calm && rng.u8(..5) < 2 { Some(rng.u8(..3)) } else { None },
         }
     } else {
-        Protocol::Coap { confirmable: if rng.u8(..4) == 0 { None } else { Some(rng.u8(..5) != 0) } }
+        let blocks = rng.clone().u8(..4) == 0;
+        let confirmable = if rng.u8(..4) == 0 { None } else { Some(rng.u8(..5) != 0) };
+        Protocol::Coap { confirmable: if blocks { Some(true) } else { confirmable }, blocks }
     };
     let most = if rng.u8(..4) == 0 { 600 * MS } else { 60 * MS };
     DevicePlan {

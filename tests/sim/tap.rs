@@ -157,6 +157,8 @@ pub(crate) struct Coap {
     /// The Uri-Path, its segments joined by `/`.
     pub(crate) path: String,
     pub(crate) key: Option<Key>,
+    /// Of a block: whether others follow.
+    pub(crate) more: Option<bool>,
 }
 
 /// Reads a CoAP message (RFC 7252, 3); `None` when it is none.
@@ -167,7 +169,7 @@ pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
     let mut rest = bytes.get(token_end..)?;
     let mut number = 0;
     let mut path = String::new();
-    let mut key = None;
+    let (mut key, mut more) = (None, None);
     while let Some((&head, after)) = rest.split_first() {
         rest = after;
         if head == 0xff {
@@ -180,6 +182,9 @@ pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
         number += delta;
         let (value, after) = rest.split_at_checked(length)?;
         rest = after;
+        if number == 27 {
+            more = Some(value.last().is_some_and(|bits| bits & 8 != 0));
+        }
         if number == 11 {
             if !path.is_empty() {
                 path.push('/');
@@ -188,7 +193,7 @@ pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
         }
     }
     let (code, mid) = (*bytes.get(1)?, two(bytes.get(2..)?)?);
-    Some(Coap { kind: first >> 4 & 3, code, mid, token, path, key })
+    Some(Coap { kind: first >> 4 & 3, code, mid, token, path, key, more })
 }
 
 /// An option's delta or length with its extension (RFC 7252, 3.1).

@@ -1,8 +1,10 @@
 //! The taps on the devices' links: tell the oracle what is about to come in and which acknowledgement has gone out, and
 //! hold the gateway to what it may say to a device that does nothing wrong.
 
+use super::block_device::TOKEN_MARK;
 use super::field::device_at;
 use super::oracle::{Held, Violation};
+use super::payload::Key;
 use super::tap::{self, Packet};
 use super::world::World;
 use std::collections::VecDeque;
@@ -106,7 +108,15 @@ impl World {
     /// A datagram that the engine is about to get.
     pub(crate) fn tap_in(&mut self, endpoint: &Endpoint, bytes: &[u8]) -> Held {
         let (Some(device), Some(message)) = (device_at(*endpoint), tap::coap(bytes)) else { return Ok(()) };
-        if let (0x02 | 0x03, Some(key)) = (message.code, message.key) {
+        // The last block of a body says by its token which message is whole now.
+        let key = match (message.more, &message.token[..]) {
+            (None, _) => message.key,
+            (Some(false), [TOKEN_MARK, a, b, c, d]) => {
+                Some(Key { device: device as u16, number: u32::from_be_bytes([*a, *b, *c, *d]) })
+            }
+            (Some(_), _) => None,
+        };
+        if let (0x02 | 0x03, Some(key)) = (message.code, key) {
             let port = endpoint.peer.port();
             let topic = message.path.strip_prefix("t/").unwrap_or(&message.path);
             self.oracle.received(key, topic, Some((port, message.mid)))?;
@@ -134,6 +144,9 @@ impl World {
                     None => return Err(Violation(format!("d{device} gets a 2.04 for nothing"))),
                 }
             }
+            0x5F => self.coverage.coap_blocks += 1,
+            // After a crash, or when a copy of a block comes late.
+            0x88 => self.coverage.coap_incomplete += 1,
             0xA3 | 0x9D => self.coverage.coap_busy += 1,
             0x00 if message.kind == 2 => self.coverage.coap_separate += 1,
             0x00 => {}

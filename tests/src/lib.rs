@@ -15,6 +15,7 @@ pub mod property;
 pub mod publications;
 pub mod rabbit;
 pub mod sessions;
+pub mod statements;
 pub mod store_contract;
 pub mod store_history;
 pub mod tls;

@@ -69,6 +69,15 @@ pub enum Via {
     },
 }
 
+/// How a CoAP stream came in (RFC 8323).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamPeer {
+    /// The other end.
+    pub address: SocketAddr,
+    /// Who it is, if that was proved in its handshake.
+    pub device: Option<DeviceId>,
+}
+
 /// A fact that has happened.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -78,6 +87,15 @@ pub enum Input {
         conn: ConnId,
         /// Its other end.
         peer: Peer,
+    },
+    /// A CoAP stream connection was accepted: over TCP, TLS, or anything else that keeps bytes in order. What follows is told with
+    /// [`Received`](Self::Received), [`Sent`](Self::Sent) and [`Closed`](Self::Closed), and ordered with [`Output::Send`] and
+    /// [`Output::Close`], as of an MQTT connection.
+    CoapOpened {
+        /// Its number, from the same row as those of MQTT connections.
+        conn: ConnId,
+        /// Its other end.
+        peer: StreamPeer,
     },
     /// Bytes came in on a stream connection, in any cut.
     Received {

@@ -142,6 +142,12 @@ impl Engine {
         self.stirred = true;
         match input {
             Input::Opened { conn, peer } => self.mqtt.opened(now, conn, peer),
+            Input::CoapOpened { conn, peer } => self.coap.opened(now, conn, peer),
+            Input::Received { conn, bytes } if self.coap.has(conn) => {
+                self.coap.received(now, conn, &bytes, &self.mqtt);
+            }
+            Input::Sent { conn, count } if self.coap.has(conn) => self.coap.sent(conn, count),
+            Input::Closed { conn } if self.coap.has(conn) => self.coap.closed(now, conn),
             Input::Received { conn, bytes } => self.mqtt.received(now, conn, bytes),
             Input::Sent { conn, count } => self.mqtt.sent(now, conn, count),
             Input::Closed { conn } => self.mqtt.closed(now, conn),

@@ -44,11 +44,13 @@ pub enum Mutant {
     ReleaseForgotten,
     /// A QoS 2 message is sent to a persistent subscriber before it and its packet id are durable.
     SentBeforeKept,
+    /// A block of a CoAP body that comes again is appended again.
+    BlockAppendedTwice,
 }
 
 impl Mutant {
     /// All of them, in order.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -69,6 +71,7 @@ impl Mutant {
         Self::CopyUnclaimed,
         Self::ReleaseForgotten,
         Self::SentBeforeKept,
+        Self::BlockAppendedTwice,
     ];
 }
 

@@ -25,6 +25,7 @@ pub mod content;
 mod header;
 mod message;
 mod option;
+pub mod stream;
 mod writer;
 
 pub use block::Block;

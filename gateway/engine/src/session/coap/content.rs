@@ -139,7 +139,7 @@ pub(super) fn block(content: &Content, asked: Option<Block>, exponent_most: u8) 
     Ok(reply)
 }
 
-/// Cuts an answer down to what a peer may be sent whose place is not proved: to smaller blocks, at last to none.
+/// Cuts an answer down to what the peer takes, or may be sent when its place is not proved: to smaller blocks, at last to none.
 fn fit(
     reply: Reply,
     origin: &Origin,
@@ -148,7 +148,7 @@ fn fit(
     asked: Option<Block>,
     observed: bool,
 ) -> Reply {
-    if origin.verified {
+    if origin.room() == usize::MAX {
         return reply;
     }
     // The widest sequence number there is.

@@ -4,7 +4,8 @@
 //!
 //! `request` reads options, `serve` finds the resource and reads values, `publish` takes messages, `respond` answers when they are
 //! safe, `notify` serves observers. Beside these: `exchange` remembers requests, `observe` observers, `upload` unfinished bodies,
-//! `content` bodies given out in blocks, `listen` who waits for a command, `echo` who has proved where it is, `access` the rules.
+//! `content` bodies given out in blocks, `listen` who waits for a command, `echo` who has proved where it is, `access` the rules; `stream` is for what comes over
+//! TCP instead of in datagrams.
 
 mod access;
 mod content;
@@ -21,6 +22,7 @@ mod reply;
 mod request;
 mod respond;
 mod serve;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -43,6 +45,7 @@ use observe::Observers;
 use peer::{Address, Origin};
 use prng::Prng;
 use std::collections::{BTreeMap, VecDeque};
+use stream::Streams;
 use tidegate_wire::coap::{Fault, Header, Kind, Message, OptionNumber, ParseError};
 use upload::Uploads;
 
@@ -78,6 +81,7 @@ pub struct Coap {
     observers: Observers,
     listeners: Listeners,
     uploads: Uploads,
+    streams: Streams,
     snapshots: Snapshots,
     echo: Echo,
     /// Exchanges whose message answers a command, with the command's id.
@@ -109,6 +113,7 @@ impl Coap {
             observers: Observers::default(),
             listeners: Listeners::default(),
             uploads: Uploads::default(),
+            streams: Streams::default(),
             snapshots: Snapshots::default(),
             echo: Echo::new(setup.seed, setup.limits.coap_peers),
             answering: BTreeMap::new(),
@@ -127,6 +132,7 @@ impl Coap {
     #[cfg(feature = "mutants")]
     pub fn plant(&mut self, planted: Planted) {
         self.planted = planted;
+        self.uploads.plant(planted);
     }
 
     /// The configuration was read again.
@@ -154,6 +160,7 @@ impl Coap {
         for key in self.exchanges.queued() {
             self.respond(now.instant, key);
         }
+        self.release();
     }
 
     /// What it asks of the rest of the engine; call until `None`.
@@ -170,6 +177,7 @@ impl Coap {
             self.listeners.timeout(),
             self.uploads.timeout(),
             self.snapshots.timeout(),
+            self.streams.timeout(),
             self.echo.timeout(),
             self.delayed.first_key_value().map(|((due, _), _)| *due),
         ]
@@ -182,7 +190,7 @@ impl Coap {
     #[must_use]
     pub fn stats(&self) -> ProtocolStats {
         ProtocolStats {
-            peers: u64::try_from(self.exchanges.peers()).unwrap_or(u64::MAX),
+            peers: u64::try_from(self.exchanges.peers() + self.streams.len()).unwrap_or(u64::MAX),
             subscriptions: u64::try_from(self.observers.len()).unwrap_or(u64::MAX),
             ..self.stats.clone()
         }
@@ -267,6 +275,7 @@ impl Coap {
         }
         self.respond_due(now.instant);
         self.notify_due(now.instant);
+        self.stream_due(now.instant);
         while let Some(entry) = self.delayed.first_entry().filter(|entry| entry.key().0 <= now.instant) {
             let (address, bytes) = entry.remove();
             self.send(address, Some(bytes));
@@ -295,7 +304,7 @@ impl Coap {
             Address::Datagram(endpoint) => {
                 self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
             }
-            Address::Stream(_) => {}
+            Address::Stream(conn) => self.send_frame(conn, &bytes),
         }
     }
 

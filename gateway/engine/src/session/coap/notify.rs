@@ -269,7 +269,6 @@ impl Coap {
     }
 
     /// The observations of a stream that is gone.
-    #[expect(dead_code, reason = "the listeners for streams come next")]
     pub(super) fn drop_observations(&mut self, now: Instant, address: Address) {
         for number in self.observers.at(address) {
             self.end_observation(now, number);

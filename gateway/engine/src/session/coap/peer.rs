@@ -15,7 +15,6 @@ pub(super) enum Address {
     /// By datagrams: message ids, acknowledgements and repetitions are ours to keep (RFC 7252, 4).
     Datagram(Endpoint),
     /// On a stream, which does all that (RFC 8323).
-    #[expect(dead_code, reason = "the listeners for streams come next")]
     Stream(ConnId),
 }
 
@@ -33,6 +32,8 @@ pub(super) struct Origin {
     pub(super) bytes: usize,
     /// What it says of its place is true.
     pub(super) verified: bool,
+    /// The longest message that it takes, in bytes, as far as it has said.
+    pub(super) longest: usize,
 }
 
 impl Origin {
@@ -52,12 +53,14 @@ impl Origin {
             bytes,
             // No other host can send from a loopback address: the kernel drops it (RFC 1122, 3.2.1.3).
             verified: bound || local,
+            longest: usize::MAX,
         }
     }
 
     /// The longest answer that it may be sent, in bytes.
     pub(super) fn room(&self) -> usize {
-        if self.verified { usize::MAX } else { self.bytes.saturating_mul(AMPLIFICATION_MAX) }
+        let provable = if self.verified { usize::MAX } else { self.bytes.saturating_mul(AMPLIFICATION_MAX) };
+        provable.min(self.longest)
     }
 
     /// Whether an answer could arrive and would not multiply.

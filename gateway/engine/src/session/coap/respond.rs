@@ -176,6 +176,8 @@ impl Coap {
     /// Answers a request that needs no memory: in the ACK to a CON, in a NON to a NON.
     pub(super) fn answer(&mut self, now: Instant, origin: &Origin, request: &Message<'_>, reply: &Reply) {
         let (kind, message_id) = match request.kind() {
+            // On a stream neither means anything, and No-Response is for those who would save a datagram.
+            _ if origin.is_stream() => (Kind::NonConfirmable, 0),
             Kind::Confirmable => (Kind::Acknowledgement, request.message_id()),
             _ if is_unwanted(request, reply.code()) => return,
             _ => (Kind::NonConfirmable, self.prng.message_id()),

@@ -165,7 +165,7 @@ impl Coap {
         let content = match snapshot.or(content) {
             Some(content) => content,
             // There is nothing yet; who waits for it may.
-            None if wanted => Content::default(),
+            None if wanted => Content { format: options.accept, ..Content::default() },
             None => return Err(Reply::refusal(Code::NOT_FOUND, "nothing is retained here")),
         };
         let mut reply = content::answer(origin, message, options, &content, wanted);

@@ -5,6 +5,7 @@ use super::peer::{Address, Origin};
 use super::reply::Reply;
 use super::request::Options;
 use crate::limits::Limits;
+use crate::mutant::{Mutant, Planted};
 use crate::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,9 +63,15 @@ pub(super) struct Uploads {
     kept: BTreeMap<Key, Upload>,
     expiring: BTreeSet<(Instant, Key)>,
     bytes: usize,
+    planted: Planted,
 }
 
 impl Uploads {
+    #[cfg(feature = "mutants")]
+    pub(super) fn plant(&mut self, planted: Planted) {
+        self.planted = planted;
+    }
+
     /// Takes a block. `wait`: seconds to tell a peer for which there is no room.
     pub(super) fn take(
         &mut self,
@@ -99,11 +106,13 @@ impl Uploads {
         let start = usize::try_from(block.offset()).unwrap_or(usize::MAX);
         let have = upload.body.len();
         // A copy of a block that was taken already, because its answer was lost.
+        let doubled = self.planted.is(Mutant::BlockAppendedTwice);
         let repeated = block.more
+            && !doubled
             && start.checked_add(payload.len()).and_then(|end| upload.body.get(start..end)) == Some(payload);
         if !repeated {
             let other = upload.content_format != options.content_format || block.exponent > upload.exponent;
-            if start != have || other {
+            if start != have && !doubled || other {
                 self.forget(&key);
                 return refuse(Code::REQUEST_ENTITY_INCOMPLETE, "a block is missing: begin with block 0");
             }
@@ -187,7 +196,6 @@ impl Uploads {
     }
 
     /// Forgets what a stream that is gone had begun.
-    #[expect(dead_code, reason = "the listeners for streams come next")]
     pub(super) fn leave(&mut self, address: Address) {
         let from = Key { address, identity: Vec::new() };
         let range = self.kept.range(from..).map(|(key, _)| key).take_while(|key| key.address == address);

@@ -2,13 +2,16 @@
 //! that the tests stand on; `exchanges` is about answers and repetitions, `requests` about what may be asked.
 
 mod bodies;
+mod devices;
 mod exchanges;
 mod observing;
+mod places;
 mod requests;
+mod streams;
 
 use super::{Coap, Receipt};
 use crate::event::{Anonymous, Endpoint, Notice, Output, Setup, Via};
-use crate::id::GatewayId;
+use crate::id::{ConnId, GatewayId};
 use crate::limits::Limits;
 use crate::message::Message as Value;
 use crate::mutant::Planted;
@@ -66,6 +69,8 @@ struct Bench {
     published: Vec<(Incoming, Option<Receipt>)>,
     values: Values,
     sent: Vec<(Endpoint, Bytes)>,
+    streamed: Vec<Bytes>,
+    closed: Vec<ConnId>,
     notices: Vec<Notice>,
 }
 
@@ -82,6 +87,8 @@ impl Bench {
             published: Vec::new(),
             values: Values::default(),
             sent: Vec::new(),
+            streamed: Vec::new(),
+            closed: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -97,6 +104,8 @@ impl Bench {
                     self.published.push((incoming, receipt));
                 }
                 Request::Output(Output::SendTo { endpoint, bytes }) => self.sent.push((endpoint, bytes)),
+                Request::Output(Output::Send { bytes, .. }) => self.streamed.push(bytes),
+                Request::Output(Output::Close { conn }) => self.closed.push(conn),
                 Request::Output(Output::Notice(notice)) => self.notices.push(notice),
                 other => panic!("{other:?}"),
             }

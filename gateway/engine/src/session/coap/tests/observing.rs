@@ -1,6 +1,6 @@
 //! Values read and observed: what is on the list of observers, what they are sent when, what ends it.
 
-use super::{Answer, Bench, TOKEN, TOPIC, endpoint, write};
+use super::{Bench, TOKEN, endpoint, write};
 use crate::event::{Anonymous, Endpoint};
 use crate::id::{DeviceId, MessageId, Seq};
 use crate::limits::Limits;
@@ -50,11 +50,11 @@ impl Bench {
         self.raw()
     }
 
-    fn acknowledge(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+    pub(super) fn acknowledge(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         self.ask_raw(self.device, &[0x60, 0, bytes[2], bytes[3]])
     }
 
-    fn observe(&mut self, id: u16, path: &[&[u8]]) -> Vec<u8> {
+    pub(super) fn observe(&mut self, id: u16, path: &[&[u8]]) -> Vec<u8> {
         let device = self.device;
         self.ask_raw(device, &get(id, path, &[(Number::OBSERVE, b"")])).remove(0)
     }
@@ -64,13 +64,13 @@ pub(super) fn get(id: u16, path: &[&[u8]], options: &[(Number, &[u8])]) -> Vec<u
     write(Kind::Confirmable, Code::GET, id, path, options, b"")
 }
 
-const PATH: [&[u8]; 3] = [b"ps", b"a", b"b"];
+pub(super) const PATH: [&[u8]; 3] = [b"ps", b"a", b"b"];
 
 fn sequence(bytes: &[u8]) -> Option<u32> {
     Message::parse(bytes).unwrap().option_uint(Number::OBSERVE)
 }
 
-fn payload(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn payload(bytes: &[u8]) -> Vec<u8> {
     Message::parse(bytes).unwrap().payload().to_vec()
 }
 
@@ -78,7 +78,7 @@ fn code(bytes: &[u8]) -> Code {
     Message::parse(bytes).unwrap().code()
 }
 
-fn kind(bytes: &[u8]) -> Kind {
+pub(super) fn kind(bytes: &[u8]) -> Kind {
     Message::parse(bytes).unwrap().kind()
 }
 
@@ -294,80 +294,85 @@ fn a_large_value_goes_in_blocks_from_one_snapshot() {
 }
 
 #[test]
-fn a_peer_whose_place_is_not_proved_gets_little_and_can_prove_it() {
-    let mut bench = Bench::with(Anonymous::Everywhere, Limits::default());
-    let stranger = endpoint("192.0.2.9:4000");
-    let body = vec![b'x'; 900];
-    bench.publish(&value(1, "sensors/boiler-3/temperature", &body, Qos::AtLeastOnce, true));
-    let request = get(1, &TOPIC, &[]);
-    let answer = bench.ask_raw(stranger, &request).remove(0);
-    assert!(answer.len() <= 3 * request.len(), "{} for {}", answer.len(), request.len());
-    let message = Message::parse(&answer).unwrap();
-    let echo = message.option(Number::ECHO).expect("it is asked to prove its place").to_vec();
-    let again = bench.ask_raw(stranger, &get(2, &TOPIC, &[(Number::ECHO, &echo)])).remove(0);
-    assert_eq!(payload(&again).len(), 900);
-    assert_eq!(payload(&bench.ask_raw(stranger, &get(3, &TOPIC, &[])).remove(0)).len(), 900);
-    // Somebody else gains nothing by the value.
-    let other =
-        bench.ask_raw(endpoint("192.0.2.10:4000"), &get(4, &TOPIC, &[(Number::ECHO, &echo)])).remove(0);
-    assert!(payload(&other).len() < 100);
+fn conditions_are_held_against_what_is_retained() {
+    let mut bench = Bench::new();
+    let post =
+        |id, options: &[(Number, &[u8])]| write(Kind::Confirmable, Code::POST, id, &PATH, options, b"x");
+    assert_eq!(bench.ask(&post(1, &[(Number::IF_MATCH, b"")]))[0].code, Code::PRECONDITION_FAILED);
+    assert_eq!(bench.ask(&post(2, &[(Number::IF_NONE_MATCH, b"")])), [], "taken");
+    let message = value(1, "a/b", b"1", Qos::AtLeastOnce, true);
+    let etag = crate::session::coap::content::etag(&message);
+    bench.publish(&message);
+    assert_eq!(bench.ask(&post(3, &[(Number::IF_MATCH, b"")])), []);
+    let either: [(Number, &[u8]); 2] = [(Number::IF_MATCH, b"other"), (Number::IF_MATCH, &etag)];
+    assert_eq!(bench.ask(&post(4, &either)), []);
+    assert_eq!(bench.ask(&post(5, &[(Number::IF_NONE_MATCH, b"")]))[0].code, Code::PRECONDITION_FAILED);
+    assert_eq!(bench.published.len(), 3);
 }
 
 #[test]
-fn a_notification_to_a_place_that_is_not_proved_stays_small_until_it_is_acknowledged() {
-    let mut bench = Bench::with(Anonymous::Everywhere, Limits::default());
-    bench.device = endpoint("192.0.2.9:4000");
-    let request = get(1, &PATH, &[(Number::OBSERVE, b"")]);
-    bench.observe(1, &PATH);
-    let body = vec![b'x'; 900];
-    let sent = bench.publish(&value(1, "a/b", &body, Qos::AtMostOnce, false));
-    assert_eq!(kind(&sent[0]), Kind::Confirmable);
-    assert!(sent[0].len() <= 3 * request.len());
+fn an_observer_that_takes_one_format_is_told_when_there_is_another() {
+    let mut bench = Bench::new();
+    let device = bench.device;
+    bench.ask_raw(device, &get(1, &PATH, &[(Number::OBSERVE, b""), (Number::ACCEPT, &[50])]));
+    let sent = bench.publish(&value(1, "a/b", b"{}", Qos::AtLeastOnce, false));
+    assert_eq!(code(&sent[0]), Code::CONTENT);
     bench.acknowledge(&sent[0]);
-    bench.pass(Duration::from_secs(5));
-    let sent = bench.publish(&value(2, "a/b", &body, Qos::AtMostOnce, false));
-    assert_eq!(payload(&sent[0]).len(), 900);
+    let other =
+        Arc::new(Value { properties: None, ..(*value(2, "a/b", b"x", Qos::AtLeastOnce, false)).clone() });
+    let sent = bench.publish(&other);
+    assert_eq!((code(&sent[0]), sequence(&sent[0])), (Code::NOT_ACCEPTABLE, None));
+    assert_eq!(bench.coap.stats().subscriptions, 0);
 }
 
 #[test]
-fn only_the_list_is_told_to_everybody_after_a_while_and_no_errors_are() {
-    use crate::event::Via;
-    let mut bench = Bench::with(Anonymous::Everywhere, Limits::default());
-    let stranger = endpoint("192.0.2.9:4000");
-    let multicast = |bench: &mut Bench, bytes: Vec<u8>| {
-        bench.coap.datagram(bench.now, stranger, Via::Multicast, bytes.into(), &bench.values);
-        bench.gather();
-        bench.raw()
-    };
-    let non = |code, path: &[&[u8]], options: &[(Number, &[u8])]| {
-        write(Kind::NonConfirmable, code, 1, path, options, b"")
-    };
-    let core: [&[u8]; 2] = [b".well-known", b"core"];
-    for silent in [
-        non(Code::GET, &[b"t", b"a"], &[]),
-        non(Code::POST, &[b"t", b"a"], &[]),
-        non(Code::POST, &core, &[]),
-        non(Code::GET, &[b"nowhere"], &[]),
-        non(Code::GET, &core, &[(Number::URI_QUERY, b"rt=light")]),
-        non(Code::GET, &core, &[(Number::ACCEPT, &[60])]),
-        get(1, &core, &[]),
-        vec![0x40, 0, 0, 1],
-        vec![0x49, 1, 0, 1],
-    ] {
-        assert!(multicast(&mut bench, silent).is_empty());
+fn what_expires_says_when() {
+    let mut bench = Bench::new();
+    bench.observe(1, &PATH);
+    let properties = Properties { expiry_seconds: Some(90), ..Properties::default() };
+    let message = value(1, "a/b", b"x", Qos::AtLeastOnce, false);
+    let message = Value { properties: Some(Box::new(properties)), ..(*message).clone() };
+    let sent = bench.publish(&Arc::new(message));
+    assert_eq!(Message::parse(&sent[0]).unwrap().option_uint(Number::MAX_AGE), Some(90));
+}
+
+#[test]
+fn notifications_that_want_no_acknowledgement_keep_the_pace_of_the_link() {
+    let mut bench = Bench::new();
+    bench.observe(1, &PATH);
+    let first = bench.publish(&value(1, "a/b", b"1", Qos::AtMostOnce, false));
+    bench.pass(Duration::from_millis(200));
+    bench.acknowledge(&first[0]);
+    // A round trip of 200 ms: one in 200 ms, and the newest.
+    assert_eq!(bench.publish(&value(2, "a/b", b"2", Qos::AtMostOnce, false)).len(), 1);
+    assert!(bench.publish(&value(3, "a/b", b"3", Qos::AtMostOnce, false)).is_empty());
+    assert!(bench.publish(&value(4, "a/b", b"4", Qos::AtMostOnce, false)).is_empty());
+    assert_eq!(bench.pass(Duration::from_millis(199)), []);
+    assert_eq!(bench.pass(Duration::from_millis(1))[0].payload, b"4");
+}
+
+#[test]
+fn a_notification_carries_its_first_block_and_the_others_are_fetched() {
+    let mut bench = Bench::new();
+    let device = bench.device;
+    bench.observe(1, &PATH);
+    let body: Vec<u8> = (0..2_500_u32).map(|n| (n % 251) as u8).collect();
+    let sent = bench.publish(&value(1, "a/b", &body, Qos::AtLeastOnce, false));
+    let message = Message::parse(&sent[0]).unwrap();
+    let block = Block::parse(message.option(Number::BLOCK2).unwrap()).unwrap();
+    assert_eq!((block.number, block.more, message.payload()), (0, true, &body[..1024]));
+    let etag = message.option(Number::ETAG).map(<[u8]>::to_vec);
+    bench.acknowledge(&sent[0]);
+    // It was not retained: the others come from what is kept for this observer.
+    let mut whole = body[..1024].to_vec();
+    for (number, more) in [(1, true), (2, false)] {
+        let next = [Block { number, more: false, exponent: 6 }.to_uint() as u8];
+        let bytes = bench.ask_raw(device, &get(9, &PATH, &[(Number::BLOCK2, &next)])).remove(0);
+        let message = Message::parse(&bytes).unwrap();
+        assert_eq!(Block::parse(message.option(Number::BLOCK2).unwrap()).unwrap().more, more);
+        assert_eq!(message.option(Number::ETAG).map(<[u8]>::to_vec), etag);
+        assert_eq!(sequence(&bytes), None);
+        whole.extend_from_slice(message.payload());
     }
-    assert_eq!((bench.coap.timeout(), bench.published.len()), (None, 0));
-    let question = non(Code::GET, &core, &[]);
-    assert!(multicast(&mut bench, question.clone()).is_empty(), "not at once");
-    let wait = bench.coap.timeout().unwrap().since(bench.now.instant);
-    assert!(wait <= Duration::from_secs(5));
-    bench.pass(wait);
-    bench.sent.clear();
-    multicast(&mut bench, question.clone());
-    bench.now.instant = bench.coap.timeout().unwrap();
-    bench.coap.tick(bench.now);
-    bench.gather();
-    let answers: Vec<Answer> = bench.sent.iter().map(|(_, bytes)| Answer::read(bytes)).collect();
-    assert_eq!((answers[0].kind, answers[0].code), (Kind::NonConfirmable, Code::CONTENT));
-    assert!(bench.sent[0].1.len() <= 3 * question.len());
+    assert_eq!(whole, body);
 }

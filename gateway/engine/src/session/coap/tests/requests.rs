@@ -3,7 +3,9 @@
 use super::{Answer, Bench, TOPIC, code_of, con, endpoint, post, setup, write};
 use crate::event::Anonymous;
 use crate::limits::Limits;
-use tidegate_wire::coap::{Block, Code, Header, Kind, OptionNumber as Number, Token, Writer, content};
+use tidegate_wire::coap::{
+    Block, Code, Header, Kind, Message, OptionNumber as Number, Token, Writer, content,
+};
 // ------------------------------------------------------------------------------------------ the protocol
 
 #[test]
@@ -137,6 +139,22 @@ fn what_is_too_large_is_refused_with_the_size_that_would_fit() {
     let claimed: [(Number, &[u8]); 1] = [(Number::SIZE1, &[0xFF; 4])];
     let answers = bench.ask(&write(Kind::Confirmable, Code::POST, 3, &TOPIC, &claimed, b"x"));
     assert_eq!(answers[0].code, Code::REQUEST_ENTITY_TOO_LARGE);
+}
+
+#[test]
+fn what_is_refused_says_why_in_words_without_a_format() {
+    let mut bench = Bench::new();
+    let device = bench.device;
+    for path in [&[&b"nowhere"[..]][..], &[b"t", b"$SYS"], &[b"t", b"+"]] {
+        let answer =
+            bench.ask_raw(device, &write(Kind::Confirmable, Code::POST, 1, path, &[], b"x")).remove(0);
+        let message = Message::parse(&answer).unwrap();
+        assert!(
+            message.code().class() == 4
+                && core::str::from_utf8(message.payload()).is_ok_and(|text| text.len() > 10)
+        );
+        assert_eq!(message.option(Number::CONTENT_FORMAT), None);
+    }
 }
 
 // ------------------------------------------------------------------------------------------- properties
