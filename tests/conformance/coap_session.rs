@@ -8,13 +8,15 @@ use fastrand::Rng;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_oneof, proptest};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use tidegate_engine::event::{Anonymous, Endpoint, Output, Setup, Via};
-use tidegate_engine::id::GatewayId;
+use tidegate_engine::id::{DeviceId, GatewayId, MessageId};
 use tidegate_engine::limits::Limits;
+use tidegate_engine::message::{Message as Value, Qos, Source};
 use tidegate_engine::mutant::{Mutant, Planted};
 use tidegate_engine::session::coap::{Coap, Receipt};
 use tidegate_engine::session::{LastValue, LastValues, Receipt as AnyReceipt, Request};
-use tidegate_engine::time::{Duration, Instant, Now};
+use tidegate_engine::time::{Duration, Instant, Now, Stamp};
 use tidegate_engine::topic::{Filter, Topic};
 use tidegate_node::coap::{Event, Publication, Publisher};
 use tidegate_tests::property::property;
@@ -57,9 +59,38 @@ impl LastValues for Nothing {
 
 // ------------------------------------------------------------------------------------------- any bytes
 
+/// Everything that is asked for is retained, and long.
+struct Everything;
+
+impl LastValues for Everything {
+    fn last(&self, _: Instant, topic: &Topic) -> Option<LastValue> {
+        Some(LastValue { message: message(topic.clone(), 3_000), seconds_left: Some(60) })
+    }
+
+    fn first(&self, now: Instant, _: &Filter) -> Option<LastValue> {
+        self.last(now, &Topic::new("commands/a/x").unwrap())
+    }
+}
+
+fn message(topic: Topic, bytes: usize) -> Arc<Value> {
+    Arc::new(Value {
+        id: MessageId::default(),
+        device: DeviceId::new("d").unwrap(),
+        topic,
+        payload: vec![b'x'; bytes].into(),
+        received: Stamp::default(),
+        qos: if bytes % 2 == 0 { Qos::AtLeastOnce } else { Qos::AtMostOnce },
+        retain: bytes % 5 == 0,
+        duplicate: false,
+        source: Source::Mqtt,
+        properties: None,
+    })
+}
+
 /// Something that happens to a server.
 #[derive(Clone, Debug)]
 enum Step {
+    Publish(u8, usize),
     Datagram(u16, Vec<u8>),
     Safe(u8),
     Pass(u64),
@@ -68,7 +99,7 @@ enum Step {
 
 fn requests() -> impl Strategy<Value = Vec<u8>> {
     let number = prop_oneof![4 => 0_u16..=60, 1 => any::<u16>()];
-    let segment = prop_oneof![4 => "(t|ps|a|[.]well-known|core|sensors)".prop_map(String::into_bytes), 1 => vec(any::<u8>(), 0..4)];
+    let segment = prop_oneof![4 => "(t|ps|a|[.]well-known|core|command|telemetry)".prop_map(String::into_bytes), 1 => vec(any::<u8>(), 0..4)];
     let options = vec((number, vec(any::<u8>(), 0..4)), 0..2);
     (0_u8..=3, any::<u8>(), 0_u16..8, vec(segment, 0..5), options, vec(any::<u8>(), 0..3)).prop_map(
         |(kind, code, message_id, path, more, payload)| {
@@ -91,6 +122,7 @@ fn requests() -> impl Strategy<Value = Vec<u8>> {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let bytes = prop_oneof![4 => requests(), 1 => vec(any::<u8>(), 0..32)];
     let step = prop_oneof![
+        2 => (any::<u8>(), 0_usize..2_000).prop_map(|(topic, bytes)| Step::Publish(topic, bytes)),
         8 => (0_u16..6, bytes).prop_map(|(from, bytes)| Step::Datagram(from, bytes)),
         3 => any::<u8>().prop_map(Step::Safe),
         3 => (0_u64..=5_000_000).prop_map(Step::Pass),
@@ -106,7 +138,13 @@ proptest! {
     /// It stays within its bounds, answers with well-formed messages only, and in the end comes to rest and forgets.
     #[test]
     fn no_bytes_upset_the_server(seed in any::<u64>(), steps in steps()) {
-        let limits = Limits { coap_peers: 4, coap_exchanges_per_peer: 3, ..Limits::default() };
+        let limits = Limits {
+            coap_peers: 4,
+            coap_exchanges_per_peer: 3,
+            coap_observers: 5,
+            coap_observers_per_peer: 3,
+            ..Limits::default()
+        };
         let mut coap = Coap::new(&setup(seed, limits), Planted::default());
         let mut now = 0;
         let mut receipts: Vec<Receipt> = Vec::new();
@@ -115,7 +153,12 @@ proptest! {
             match step {
                 Step::Datagram(from, bytes) => {
                     request_bytes = bytes.len();
-                    coap.datagram(at(now), device(from), Via::Open, Bytes::from(bytes), &Nothing);
+                    coap.datagram(at(now), device(from), Via::Open, Bytes::from(bytes), &Everything);
+                }
+                Step::Publish(topic, bytes) => {
+                    let topics = ["a", "a/a", "core", "commands/192.0.2.1/a", "t", "ps"];
+                    let topic = Topic::new(topics[usize::from(topic) % topics.len()]).unwrap();
+                    coap.deliver(at(now), &message(topic, bytes));
                 }
                 Step::Safe(which) if !receipts.is_empty() => {
                     let receipt = receipts.swap_remove(usize::from(which) % receipts.len());
@@ -129,7 +172,7 @@ proptest! {
                 Step::Hold(on) => coap.hold(on),
             }
             gather(&mut coap, &mut receipts, request_bytes);
-            assert!(coap.stats().peers <= 4);
+            assert!(coap.stats().peers <= 4 && coap.stats().subscriptions <= 5);
             assert!(receipts.len() <= 4 * 3, "no more in progress than fits: none was forgotten");
         }
         for receipt in receipts.drain(..) {
@@ -143,7 +186,7 @@ proptest! {
             ticks += 1;
             assert!(ticks < 1_000, "time alone brings it to rest");
         }
-        assert_eq!(coap.stats().peers, 0);
+        assert!(coap.stats().peers <= coap.stats().subscriptions, "it remembers whom it may have to tell something");
     }
 }
 

@@ -6,6 +6,7 @@ use crate::id::DeviceId;
 use crate::session::acl::Acl;
 use crate::topic::Topic;
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// As whom a request is served.
@@ -51,15 +52,17 @@ impl Access {
 
     /// Whether this peer may come at all.
     pub(super) fn admits(&self, origin: &Origin) -> bool {
-        origin.device.is_some()
-            || match self.anonymous {
-                Anonymous::Never => false,
-                Anonymous::Loopback => {
-                    // A line with no device of its own ends at this host.
-                    origin.peer.ip().to_canonical().is_loopback() || origin.bound && origin.peer.port() == 0
-                }
-                Anonymous::Everywhere => true,
-            }
+        origin.device.is_some() || self.admits_stranger(origin.peer)
+    }
+
+    /// Whether somebody who has proved nothing may come from there.
+    pub(super) fn admits_stranger(&self, peer: SocketAddr) -> bool {
+        match self.anonymous {
+            Anonymous::Never => false,
+            // A line with no device of its own ends at this host, and has no port.
+            Anonymous::Loopback => peer.ip().to_canonical().is_loopback() || peer.port() == 0,
+            Anonymous::Everywhere => true,
+        }
     }
 
     /// As whom a request is served: the identity that is proved, else the one that its path says, else the one that its

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 #[derive(Debug)]
 struct Listener {
     device: DeviceId,
+    /// Who it is was proved.
+    proved: bool,
     until: Instant,
     /// Its message is safe: only the time or a command is waited for.
     safe: bool,
@@ -32,10 +34,10 @@ impl Listeners {
         self.all.len()
     }
 
-    pub(super) fn insert(&mut self, key: Key, device: DeviceId, until: Instant) {
+    pub(super) fn insert(&mut self, key: Key, device: DeviceId, proved: bool, until: Instant) {
         self.by_device.entry(device.clone()).or_default().push_back(key);
         self.due.insert((until, key));
-        self.all.insert(key, Listener { device, until, safe: false });
+        self.all.insert(key, Listener { device, proved, until, safe: false });
     }
 
     /// The message behind an exchange is safe. True when its answer waits for a command.
@@ -44,9 +46,10 @@ impl Listeners {
         listener.map(|listener| listener.safe = true).is_some()
     }
 
-    /// Takes the device's first listener: a command has come.
-    pub(super) fn first(&self, device: &DeviceId) -> Option<Key> {
-        self.by_device.get(device)?.front().copied()
+    /// The device's first listener, and whether it was proved that it is one.
+    pub(super) fn first(&self, device: &DeviceId) -> Option<(Key, bool)> {
+        let key = *self.by_device.get(device)?.front()?;
+        Some((key, self.all.get(&key)?.proved))
     }
 
     /// Takes a listener out; says whether its message is safe.

@@ -69,7 +69,12 @@ impl Coap {
 
     fn notify(&mut self, now: Instant, number: Number, message: &Arc<Message>) {
         let Some(observer) = self.observers.get_mut(number) else { return };
-        if !self.access.may_receive(&observer.device, observer.proved, &message.topic) {
+        // It may have come before a rule was changed.
+        let welcome = match observer.address {
+            Address::Datagram(endpoint) => observer.proved || self.access.admits_stranger(endpoint.peer),
+            Address::Stream(_) => true,
+        };
+        if !welcome || !self.access.may_receive(&observer.device, observer.proved, &message.topic) {
             return self.dismiss(now, number, Code::FORBIDDEN);
         }
         // What its topic had is cleared: a GET would find nothing (RFC 7641, 3.2).

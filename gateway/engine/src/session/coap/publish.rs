@@ -222,7 +222,7 @@ impl Coap {
             && self.listeners.len() < self.limits.coap_observers
         {
             let until = now.instant.after(Duration::from_secs(seconds.into()).min(LISTEN_MAX));
-            self.listeners.insert(key, publish.who.device.clone(), until);
+            self.listeners.insert(key, publish.who.device.clone(), origin.device.is_some(), until);
         }
         if let Some(command) = publish.answers.filter(|_| confirmable) {
             self.answering.insert(key, command);

@@ -130,7 +130,10 @@ impl Coap {
 
     /// A command has come for a device that observes none: it rides on the answer to what the device has sent, if that waits.
     pub(super) fn command(&mut self, now: Instant, device: &DeviceId, message: &Arc<Value>) {
-        let Some(key) = self.listeners.first(device) else { return };
+        let Some((key, proved)) = self.listeners.first(device) else { return };
+        if !self.access.may_receive(device, proved, &message.topic) {
+            return;
+        }
         let content = command_content(message, device.as_str());
         let Some((address, exchange, _)) = self.exchanges.get(key) else { return };
         let block1 = exchange.reply.as_ref().and_then(|reply| reply.block1);
