@@ -94,6 +94,22 @@ const RFC_7959: &[(&str, u16, u16)] = &[
     ("E3.3", 1, 1),
 ];
 
+/// Sections of the notes on attacks, with the numbers of their first and last statement.
+const ATTACKS: &[(&str, u16, u16)] = &[
+    ("C01", 1, 1),
+    ("C03", 1, 1),
+    ("C04", 1, 1),
+    ("C05", 1, 1),
+    ("C07", 1, 1),
+    ("C08", 1, 1),
+    ("C09", 1, 1),
+    ("C10", 1, 1),
+    ("C11", 1, 1),
+    ("C12", 1, 1),
+    ("C14", 1, 1),
+    ("C19", 1, 1),
+];
+
 fn check(name: &str, sections: &[(&str, u16, u16)]) {
     let table = std::fs::read_to_string(tests_folder().join("conformance/coap").join(name)).unwrap();
     let faults = faults(&table, sections, FOLDERS);
@@ -113,4 +129,9 @@ fn every_statement_of_rfc_7641_is_held_by_a_test_or_has_a_reason() {
 #[test]
 fn every_statement_of_rfc_7959_is_held_by_a_test_or_has_a_reason() {
     check("RFC-7959.md", RFC_7959);
+}
+
+#[test]
+fn every_attack_is_held_by_a_test() {
+    check("ATTACKS.md", ATTACKS);
 }

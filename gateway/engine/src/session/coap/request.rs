@@ -8,6 +8,9 @@ use crate::resource::Resource;
 use crate::topic::Topic;
 use tidegate_wire::coap::{Block, Code, Message, OptionNumber, content};
 
+/// Options of one request beside its path, which the bound on topics holds: more say nothing that is understood here.
+const OPTIONS_MAX: usize = 64;
+
 /// What the options say beside path and queries.
 #[derive(Debug, Default)]
 pub(super) struct Options {
@@ -26,8 +29,13 @@ pub(super) struct Options {
 pub(super) fn options(request: &Message<'_>) -> Result<Options, Reply> {
     let mut found = Options::default();
     let mut previous = None;
+    let mut count = 0;
     for option in request.options() {
         let number = option.number;
+        count += usize::from(number != OptionNumber::URI_PATH);
+        if count > OPTIONS_MAX {
+            return Err(Reply::refusal(Code::BAD_OPTION, "too many options"));
+        }
         let repeated = previous == Some(number);
         previous = Some(number);
         let too_often = repeated && number.definition().is_some_and(|definition| !definition.repeatable);

@@ -67,6 +67,22 @@ fn critical_options_that_are_not_understood_are_refused() {
 }
 
 #[test]
+fn a_thousand_options_are_refused_at_once() {
+    for first in [0x00, 0x10, 0x40, 0xD0] {
+        // A thousand empty options of one number: 0, If-Match, ETag, or one that nobody knows.
+        let mut bytes = vec![0x40, 0x02, 0, 1, first];
+        if first == 0xD0 {
+            bytes.push(200);
+        }
+        bytes.extend([0; 1_000]);
+        assert_eq!(code_of(&bytes), Some(Code::BAD_OPTION), "{first:02x}");
+    }
+    let mut path = vec![0x40, 0x02, 0, 1, 0xB1, b't'];
+    path.extend([0x01, b'a'].repeat(300));
+    assert_eq!(code_of(&path), Some(Code::BAD_REQUEST));
+}
+
+#[test]
 fn elective_options_and_queries_that_are_not_understood_are_passed_over() {
     let mut bench = Bench::new();
     let options: [(Number, &[u8]); 8] = [
