@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is a finding")]
 
+#[path = "coap_session/observer.rs"]
+mod observer;
+
 use bytes::Bytes;
 use fastrand::Rng;
 use proptest::collection::vec;

@@ -120,6 +120,7 @@ impl Coap {
                 observer.not_before = now.after(observer.round_trip.unwrap_or(UNCONFIRMED_EVERY));
                 let Some(own) = self.exchanges.own_message_id(address) else { return };
                 message_id = own;
+                observer.unconfirmed_id = Some(own);
             }
             observer.waiting.pop_front();
             let sequence = self.observers.next_sequence(now);
@@ -195,7 +196,9 @@ impl Coap {
         message_id: u16,
         accepted: bool,
     ) -> bool {
-        let Some(number) = self.observers.flying(address, message_id) else { return false };
+        let found = self.observers.flying(address, message_id);
+        let rejected = || self.observers.told(address, message_id).filter(|_| !accepted);
+        let Some(number) = found.or_else(rejected) else { return false };
         if !accepted {
             self.end_observation(now, number);
             return true;

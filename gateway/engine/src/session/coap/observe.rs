@@ -67,8 +67,9 @@ pub(super) struct Observer {
     pub(super) confirmed: Option<Instant>,
     /// From a notification to its acknowledgement, lately.
     pub(super) round_trip: Option<Duration>,
-    /// Notifications since then that wanted none.
+    /// Notifications since then that wanted none, and the message id of the last of them: it may be rejected, too.
     pub(super) unconfirmed: u8,
+    pub(super) unconfirmed_id: Option<u16>,
     /// No earlier than this the next one that wants none (RFC 7641, 4.5.1).
     pub(super) not_before: Instant,
     due: Option<Instant>,
@@ -136,6 +137,12 @@ impl Observers {
         self.by_token.get(&(address, token)).copied()
     }
 
+    /// The observation whose last notification that wants no acknowledgement has this message id.
+    pub(super) fn told(&self, address: Address, message_id: u16) -> Option<Number> {
+        let of = |number: &Number| self.all.get(number).and_then(|observer| observer.unconfirmed_id);
+        self.at(address).into_iter().find(|number| of(number) == Some(message_id))
+    }
+
     /// The observation whose notification has this message id.
     pub(super) fn flying(&self, address: Address, message_id: u16) -> Option<Number> {
         self.at(address).into_iter().find(|number| {
@@ -184,6 +191,7 @@ impl Observers {
                 confirmed: None,
                 round_trip: None,
                 unconfirmed: 0,
+                unconfirmed_id: None,
                 not_before: now,
                 due: None,
             },

@@ -212,6 +212,15 @@ fn an_observation_ends_with_a_reset_a_deregistration_or_what_has_been_cleared() 
     bench.ask_raw(device, &[0x70, 0, sent[0][2], sent[0][3]]);
     assert!(publish(&mut bench, 2).is_empty());
 
+    // One that wants no acknowledgement is rejected in the same way.
+    bench.observe(9, &PATH);
+    let sent = publish(&mut bench, 10);
+    bench.acknowledge(&sent[0]);
+    let sent = bench.publish(&value(11, "a/b", b"x", Qos::AtMostOnce, false));
+    assert_eq!(kind(&sent[0]), Kind::NonConfirmable);
+    bench.ask_raw(device, &[0x70, 0, sent[0][2], sent[0][3]]);
+    assert_eq!(bench.coap.stats().subscriptions, 0);
+
     bench.observe(2, &PATH);
     let answer = bench.ask(&get(3, &PATH, &[(Number::OBSERVE, &[1])]));
     assert_eq!(answer[0].code, Code::NOT_FOUND, "a plain GET, of nothing");
