@@ -41,8 +41,9 @@ const fn pairs(name: &'static str, publishers: usize, qos: Qos, window: usize, m
     Case { name, publishers, subscribers: 1, qos, window, messages, filters: 0 }
 }
 
-const fn fan_out(name: &'static str, qos: Qos) -> Case {
-    Case { name, publishers: 1, subscribers: 100, qos, window: 10, messages: 5_000, filters: 0 }
+/// Half a million deliveries.
+const fn fan_out(name: &'static str, qos: Qos, subscribers: usize) -> Case {
+    Case { name, publishers: 1, subscribers, qos, window: 10, messages: 500_000 / subscribers, filters: 0 }
 }
 
 const fn with_filters(name: &'static str, filters: usize) -> Case {
@@ -50,7 +51,7 @@ const fn with_filters(name: &'static str, filters: usize) -> Case {
 }
 
 /// Window 1 leaves a server nothing to gather: each message costs its own wake-up, read and write.
-const CASES: [Case; 16] = [
+const CASES: [Case; 18] = [
     pairs("QoS 0, 1 pair, window 1", 1, Qos::AtMostOnce, 1, 100_000),
     pairs("QoS 0, 100 pairs, window 1", 100, Qos::AtMostOnce, 1, 100_000),
     pairs("QoS 0, 1,000 pairs, window 1", 1_000, Qos::AtMostOnce, 1, 100_000),
@@ -63,8 +64,10 @@ const CASES: [Case; 16] = [
     pairs("QoS 1, 1 pair, window 10", 1, Qos::AtLeastOnce, 10, 100_000),
     pairs("QoS 1, 100 pairs, window 10", 100, Qos::AtLeastOnce, 10, 100_000),
     pairs("QoS 1, 1,000 pairs, window 10", 1_000, Qos::AtLeastOnce, 10, 100_000),
-    fan_out("QoS 0, 1 to 100", Qos::AtMostOnce),
-    fan_out("QoS 1, 1 to 100", Qos::AtLeastOnce),
+    fan_out("QoS 0, 1 to 100", Qos::AtMostOnce, 100),
+    fan_out("QoS 1, 1 to 100", Qos::AtLeastOnce, 100),
+    fan_out("QoS 0, 1 to 1,000", Qos::AtMostOnce, 1_000),
+    fan_out("QoS 1, 1 to 1,000", Qos::AtLeastOnce, 1_000),
     with_filters("QoS 1, 100 pairs, and 100 filters", 100),
     with_filters("QoS 1, 100 pairs, and 100,000 filters", 100_000),
 ];

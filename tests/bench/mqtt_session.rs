@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tidegate_engine::event::{Anonymous, Output, Peer, Setup};
 use tidegate_engine::id::{ConnId, DeviceId, GatewayId, MessageId, Seq};
 use tidegate_engine::limits::Limits;
-use tidegate_engine::message::{Message, Qos as MessageQos, Source};
+use tidegate_engine::message::{Message, Properties as MessageProperties, Qos as MessageQos, Source};
 use tidegate_engine::mutant::Planted;
 use tidegate_engine::session::mqtt::Mqtt;
 use tidegate_engine::session::{Receipt, Request};
@@ -50,7 +50,7 @@ fn server(clients: u64, filter: &str) -> Mqtt {
         gateway: GatewayId::new("gw").unwrap(),
         epoch: 1,
         seed: 1,
-        limits: Limits::default(),
+        limits: Limits { connections: 2_048, connections_unauthenticated: 2_048, ..Limits::default() },
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
         resources: tidegate_engine::resource::Resource::shipped(),
@@ -126,26 +126,46 @@ fn acknowledge(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn message(qos: MessageQos, properties: Option<MessageProperties>) -> Arc<Message> {
+    Arc::new(Message {
+        id: MessageId { epoch: 1, seq: Seq(1) },
+        device: DeviceId::new("pump-7").unwrap(),
+        topic: Topic::new("sensors/pump-7/temperature").unwrap(),
+        payload: Bytes::copy_from_slice(&PAYLOAD),
+        received: Stamp::default(),
+        qos,
+        retain: false,
+        duplicate: false,
+        source: Source::Mqtt,
+        properties: properties.map(Box::new),
+    })
+}
+
 fn deliver(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("mqtt_session");
-    for clients in [0_u64, 1, 100] {
+    let plain = message(MessageQos::AtLeastOnce, None);
+    let user = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    let described = message(
+        MessageQos::AtLeastOnce,
+        Some(MessageProperties {
+            content_type: Some("application/senml+json".to_owned()),
+            user: vec![user("unit", "Cel"), user("line", "7"), user("trace", "8f14e45fceea167a")],
+            ..MessageProperties::default()
+        }),
+    );
+    let cases = [
+        ("", 0, &plain),
+        ("", 1, &plain),
+        ("", 100, &plain),
+        ("", 1_000, &plain),
+        ("_described", 1_000, &described),
+    ];
+    for (name, clients, message) in cases {
         let mut mqtt = server(clients, "sensors/+/temperature");
-        let message = Arc::new(Message {
-            id: MessageId { epoch: 1, seq: Seq(1) },
-            device: DeviceId::new("pump-7").unwrap(),
-            topic: Topic::new("sensors/pump-7/temperature").unwrap(),
-            payload: Bytes::copy_from_slice(&PAYLOAD),
-            received: Stamp::default(),
-            qos: MessageQos::AtLeastOnce,
-            retain: false,
-            duplicate: false,
-            source: Source::Mqtt,
-            properties: None,
-        });
         group.throughput(Throughput::Elements(clients.max(1)));
-        group.bench_function(format!("deliver/{clients}_subscribers"), |bencher| {
+        group.bench_function(format!("deliver/{clients}_subscribers{name}"), |bencher| {
             bencher.iter(|| {
-                assert_eq!(mqtt.deliver(Now::default(), &message, None, None, false).taken, clients as usize);
+                assert_eq!(mqtt.deliver(Now::default(), message, None, None, false).taken, clients as usize);
                 drain(&mut mqtt, &mut Vec::new())
             });
         });

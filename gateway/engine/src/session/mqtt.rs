@@ -26,6 +26,7 @@ mod session;
 mod shared;
 mod signing_in;
 mod slab;
+mod stencil;
 mod subscribe;
 mod subscriptions;
 mod sys;
@@ -245,7 +246,7 @@ impl Mqtt {
             _ => {}
         }
         let Some(session) = self.sessions.get_mut(receipt.session) else { return };
-        let connection = session.connection;
+        let connection = session.connection();
         let release_answered = match receipt.waiting {
             Waiting::Message(serial) => {
                 session.inbound.safe(serial, self.shared.planted);
@@ -253,7 +254,7 @@ impl Mqtt {
             }
             Waiting::Release(packet_id) => session.inbound.released(packet_id).then_some(packet_id),
             Waiting::Record(serial) => {
-                session.durable = session.durable.max(serial);
+                session.answers.durable = session.answers.durable.max(serial);
                 None
             }
             Waiting::Cleared(_) | Waiting::Kept(_) => None,

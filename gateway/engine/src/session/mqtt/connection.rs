@@ -3,11 +3,10 @@
 
 use super::aliases::Aliases;
 use super::outbox::Outbox;
-use super::rare::Rare;
+use super::rare::{Blank, Rare};
 use super::slab::SessionKey;
 use super::timers::Armed;
 use crate::event::Peer;
-use crate::id::DeviceId;
 use crate::session::auth::Identity;
 use crate::time::{Duration, Instant};
 use crate::topic::Topic;
@@ -33,30 +32,33 @@ pub(super) enum Greeting {
     /// Nobody has looked at it. If there is a refusal, that will be its answer.
     New(Option<(ReasonCode, &'static str)>),
     /// Its password is being verified.
-    Asked {
-        since: Instant,
-        /// Its user name, for the operator.
-        name: String,
-        /// The largest packet that it takes.
-        most: usize,
-    },
+    Asked(Box<Asked>),
     /// It is known who comes.
-    Known(Identity),
+    Known(Box<Identity>),
     /// It is refused, and told so at this time.
     Refused { due: Instant, most: usize },
+}
+
+/// What is remembered while a password is being verified.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) since: Instant,
+    /// The user name, for the operator.
+    pub(super) name: String,
+    /// The largest packet that the client takes.
+    pub(super) most: usize,
 }
 
 /// What the CONNECT settled.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) session: SessionKey,
-    pub(super) device: DeviceId,
     /// `None` is nobody in particular.
     pub(super) identity: Option<Box<Identity>>,
     /// One and a half times the keep-alive [MQTT-3.1.2-22]; `None` when it is off.
     pub(super) silence_ms: Option<NonZeroU32>,
     /// The client's Maximum Packet Size.
-    pub(super) packet_bytes: usize,
+    pub(super) packet_bytes: u32,
     /// The client wants to be told why something is refused (Request Problem Information).
     pub(super) explains: bool,
     /// The client has published: it is the kind that is told to hold.
@@ -72,6 +74,11 @@ impl Link {
     pub(super) fn silence(&self) -> Option<Duration> {
         self.silence_ms.map(|ms| Duration::from_millis(ms.get().into()))
     }
+
+    /// The largest packet that the client takes, in bytes.
+    pub(super) fn packet_bytes(&self) -> usize {
+        usize::try_from(self.packet_bytes).unwrap_or(usize::MAX)
+    }
 }
 
 /// A connection.
@@ -80,15 +87,14 @@ pub(super) struct Connection {
     pub(super) peer: Peer,
     pub(super) phase: Phase,
     pub(super) version: Version,
-    pub(super) opened: Instant,
     /// When bytes came last.
     pub(super) heard: Instant,
     /// Its timer.
     pub(super) armed: Armed,
     /// The beginning of a packet.
     pub(super) input: Rare<Vec<u8>>,
-    /// When the packet in `input` began.
-    pub(super) input_since: Instant,
+    /// Since when its CONNECT has been waited for; once that was accepted, the rest of the packet in `input`.
+    pub(super) waits_since: Instant,
     /// What came in and must wait until something else has happened, in order.
     pub(super) waiting: Rare<VecDeque<Bytes>>,
     /// What the shell was told last: whether to read.
@@ -98,12 +104,23 @@ pub(super) struct Connection {
     pub(super) weighed: usize,
     /// It stands in the list of those that have something to send.
     pub(super) dirty: bool,
-    /// The topic of its last message: devices repeat themselves.
-    pub(super) topic: Option<Topic>,
-    /// Topic aliases that the client has set; alias 1 is at 0.
-    pub(super) aliases: Rare<Vec<Option<Topic>>>,
+    /// The topics that the client has named.
+    pub(super) named: Rare<Named>,
     /// Topic aliases that the client has been told, if it takes any.
     pub(super) told: Option<Box<Aliases>>,
+}
+
+/// Topics that a client has named, for the next time.
+#[derive(Debug, Default)]
+pub(super) struct Named {
+    /// The topic of its last message: devices repeat themselves.
+    pub(super) last: Option<Topic>,
+    /// Topic aliases that it has set; alias 1 is at 0.
+    pub(super) aliases: Vec<Option<Topic>>,
+}
+
+impl Blank for Named {
+    const BLANK: &'static Self = &Self { last: None, aliases: Vec::new() };
 }
 
 impl Connection {
@@ -112,18 +129,16 @@ impl Connection {
             peer,
             phase: Phase::Greeting(Greeting::New(refusal)),
             version: Version::V3_1_1,
-            opened: now,
             heard: now,
             armed: Armed::default(),
             input: Rare::new(),
-            input_since: now,
+            waits_since: now,
             waiting: Rare::new(),
             reading: true,
             outbox: Outbox::default(),
             weighed: 0,
             dirty: false,
-            topic: None,
-            aliases: Rare::new(),
+            named: Rare::new(),
             told: None,
         }
     }
@@ -144,7 +159,7 @@ impl Connection {
 
     /// The largest packet in which the client wants to be told why something is refused.
     pub(super) fn explains_within(&self) -> Option<usize> {
-        self.link().filter(|link| link.explains).map(|link| link.packet_bytes)
+        self.link().filter(|link| link.explains).map(Link::packet_bytes)
     }
 
     /// Its CONNACK waits, and everything behind it.
@@ -161,8 +176,7 @@ impl Connection {
         self.phase = Phase::Closing;
         self.input = Rare::new();
         self.waiting = Rare::new();
-        self.aliases = Rare::new();
+        self.named = Rare::new();
         self.told = None;
-        self.topic = None;
     }
 }

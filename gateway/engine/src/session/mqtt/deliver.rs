@@ -65,9 +65,13 @@ impl Mqtt {
         found.clear();
         self.tree.matches(&handout.message.topic, &mut found);
         found.sessions.sort_unstable_by_key(|(key, granted)| (*key, granted.id));
+        if found.sessions.len() > 1 {
+            self.shared.stencil.begin(handout.message);
+        }
         for matches in found.sessions.chunk_by(|(a, _), (b, _)| a == b) {
             self.hand(now, handout, matches);
         }
+        self.shared.stencil.end();
         for group in &found.groups {
             self.hand_to_group(now, handout, *group);
         }
@@ -106,7 +110,7 @@ impl Mqtt {
                 continue;
             }
             let backlog = session
-                .connection
+                .connection()
                 .and_then(|id| self.connections.get(&id))
                 .map(|connection| connection.outbox.backlog());
             let qos = granted.qos.min(message.qos);
@@ -169,7 +173,7 @@ impl Mqtt {
     fn give(&mut self, now: Instant, key: SessionKey, handout: &mut Handout<'_>, share: Share) {
         let message = handout.message;
         let Some(session) = self.sessions.get_mut(key) else { return };
-        let connection = session.connection;
+        let connection = session.connection();
         if share.qos == Qos::AtMostOnce {
             // Otherwise nothing is promised, and nobody is there.
             if let Some(mut exchange) = connection.and_then(|id| self.exchange_of(now, id)) {
@@ -289,7 +293,8 @@ impl Exchange<'_> {
         };
         let (version, most) = (self.version(), self.packet_bytes());
         let told = &mut self.connection.told;
-        if fits && write::publish(&mut self.connection.outbox, version, &copy, most, told).is_ok() {
+        let stencil = &mut self.shared.stencil;
+        if fits && write::publish(&mut self.connection.outbox, version, &copy, most, told, stencil).is_ok() {
             self.shared.delivered += 1;
             self.shared.payload_sent += message.payload.len() as u64;
             self.shared.stir(self.id, self.connection);
@@ -340,8 +345,10 @@ impl Exchange<'_> {
                     // It may have waited since before a right was taken away.
                     let allowed = acl.as_ref().is_none_or(|acl| acl.may_receive(&parcel.message.topic));
                     let told = &mut self.connection.told;
-                    let sent =
-                        allowed && !expired && write::publish(outbox, version, &copy, most, told).is_ok();
+                    let stencil = &mut self.shared.stencil;
+                    let sent = allowed
+                        && !expired
+                        && write::publish(outbox, version, &copy, most, told, stencil).is_ok();
                     self.shared.delivered += u64::from(sent && !dup);
                     self.shared.payload_sent += if sent { parcel.message.payload.len() as u64 } else { 0 };
                     self.shared.dropped += u64::from(!sent);
@@ -365,7 +372,7 @@ impl Exchange<'_> {
     /// Goes on with what is retained for new subscriptions: as much as leaves room for what is published meanwhile. What
     /// is left comes when the client has taken some; the first comes behind the SUBACK.
     fn replay(&mut self) {
-        while self.session.held.is_empty()
+        while self.session.answers.held.is_empty()
             && let Some(replay) = self.session.replays.front_mut()
         {
             let limits = &self.shared.limits;

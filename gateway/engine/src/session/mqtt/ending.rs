@@ -3,6 +3,7 @@
 
 use super::connection::{Greeting, Phase};
 use super::outbound::Outbound;
+use super::session::Presence;
 use super::slab::SessionKey;
 use super::timers::{Armed, Due};
 use super::{Mqtt, Receipt, Waiting, record, write};
@@ -80,7 +81,7 @@ impl Mqtt {
             // Its CONNACK never left, and will not: it is refused.
             Phase::Open(link) if link.unanswered.is_some() => {
                 connection.outbox.clear();
-                let (version, most) = (connection.version, link.packet_bytes);
+                let (version, most) = (connection.version, link.packet_bytes());
                 let reason = ending.reason.filter(|reason| reason.belongs_to(Kind::ConnAck));
                 self.refuse_connect(
                     id,
@@ -90,7 +91,7 @@ impl Mqtt {
                 );
             }
             Phase::Open(link) => {
-                let most = link.packet_bytes;
+                let most = link.packet_bytes();
                 if let Some(reason) = ending.reason {
                     write::disconnect(
                         &mut connection.outbox,
@@ -134,10 +135,11 @@ impl Mqtt {
             return;
         };
         let reason = ending.words.to_string();
-        self.shared.output(Output::Notice(Notice::Disconnected { device: link.device, conn: id, reason }));
         let Some(session) = self.sessions.get_mut(link.session) else { return };
-        session.connection = None;
-        session.held.clear();
+        let device = session.client.clone();
+        self.shared.output(Output::Notice(Notice::Disconnected { device, conn: id, reason }));
+        session.presence = Presence::Away;
+        session.drop_answers();
         if ending.quiet || link.unanswered.is_some() {
             self.shared.drop_will(session);
         }
@@ -157,7 +159,7 @@ impl Mqtt {
             self.remove_session(now, link.session);
             return;
         }
-        session.ends = Some(now.after(expiry));
+        session.presence = Presence::Until(now.after(expiry));
         // Nobody is there to acknowledge what is under way.
         self.spill(now, link.session, Duration::ZERO);
         self.watch(link.session);
@@ -239,9 +241,9 @@ impl Mqtt {
                 (due, Ending::gone())
             }
             Phase::Greeting(greeting) => {
-                let due = connection.opened.after(self.shared.limits.connect_timeout);
+                let due = connection.waits_since.after(self.shared.limits.connect_timeout);
                 let words = match greeting {
-                    Greeting::Asked { .. } => "its password could not be verified in time",
+                    Greeting::Asked(_) => "its password could not be verified in time",
                     _ => "no whole CONNECT came in time",
                 };
                 (due, Ending::fault(ReasonCode::MAXIMUM_CONNECT_TIME, words))
@@ -249,7 +251,7 @@ impl Mqtt {
             Phase::Open(link) => {
                 let silence = link.silence().map(|silence| connection.heard.after(silence));
                 let packet =
-                    (!connection.input.is_empty()).then(|| connection.input_since.after(PACKET_PATIENCE));
+                    (!connection.input.is_empty()).then(|| connection.waits_since.after(PACKET_PATIENCE));
                 let never = now.after(PACKET_PATIENCE);
                 match (silence, packet) {
                     (_, Some(packet)) if packet <= silence.unwrap_or(packet) => {
@@ -287,7 +289,7 @@ impl Mqtt {
     pub(super) fn unanswered_since(&self, id: ConnId) -> Option<Instant> {
         let link = self.connections.get(&id)?.link()?;
         let connack = link.unanswered.as_ref().map(|unanswered| unanswered.1);
-        connack.or_else(|| Some(self.sessions.get(link.session)?.held.front()?.since))
+        connack.or_else(|| Some(self.sessions.get(link.session)?.answers.held.front()?.since))
     }
 
     /// A session's timer went off.
@@ -299,7 +301,7 @@ impl Mqtt {
         if session.will.as_ref().and_then(|will| will.due).is_some_and(|due| due <= now) {
             self.shared.publish_will(session);
         }
-        if session.ends.is_some_and(|ends| ends <= now) {
+        if session.ends().is_some_and(|ends| ends <= now) {
             self.remove_session(now, key);
         } else {
             self.watch(key);

@@ -6,7 +6,7 @@ use super::connection::{Connection, Greeting, Link, Phase};
 use super::ending::Ending;
 use super::packets::Pause;
 use super::publish;
-use super::session::{Session, Will};
+use super::session::{Presence, Session, Will};
 use super::signing_in::SignIn;
 use super::slab::SessionKey;
 use super::timers::Due;
@@ -187,7 +187,7 @@ impl Mqtt {
         has_will: bool,
     ) -> Result<(), Refusal> {
         let session = self.clients.get(client).and_then(|key| self.sessions.get(*key));
-        let takes_over = session.is_some_and(|session| session.connection.is_some());
+        let takes_over = session.is_some_and(|session| session.connection().is_some());
         let Some(connection) = self.connections.get(&id) else { return Ok(()) };
         let Shared { limits, takeovers, wills, .. } = &mut self.shared;
         if takes_over && !takeovers.take(now, client, limits.takeovers_per_minute, limits.rated) {
@@ -249,11 +249,10 @@ impl Mqtt {
         else {
             return;
         };
-        session.connection = Some(id);
+        session.presence = Presence::Connected(id);
         let changed = session.belongs_to(self.auth.holder(&identity)) | (session.expiry != expiry);
         let (device, proof, peer) = (session.device.clone(), identity.proof, connection.peer.address);
         session.expiry = expiry;
-        session.ends = None;
         session.attach(connect.properties.receive_maximum().unwrap_or(u16::MAX));
         let unanswered =
             self.shared.remember(now, key, session, changed, will).map(|serial| Box::new((serial, now)));
@@ -273,10 +272,9 @@ impl Mqtt {
         self.shared.packets_received += 1;
         connection.phase = Phase::Open(Link {
             session: key,
-            device: client.clone(),
             identity: (identity != *Identity::NOBODY).then(|| Box::new(identity)),
             silence_ms,
-            packet_bytes: packet_bytes(connect),
+            packet_bytes: connect.properties.maximum_packet_size().unwrap_or(u32::MAX),
             explains: connect.properties.request_problem_info().unwrap_or(true),
             publisher: false,
             unanswered,
@@ -308,9 +306,7 @@ impl Mqtt {
         clean_start: bool,
     ) -> Option<SessionKey> {
         let before = self.clients.get(client).copied();
-        if let Some(old) =
-            before.and_then(|key| self.sessions.get(key)).and_then(|session| session.connection)
-        {
+        if let Some(old) = before.and_then(|key| self.sessions.get(key)).and_then(Session::connection) {
             let ending = Ending::told(
                 ReasonCode::SESSION_TAKEN_OVER,
                 "another connection uses this client identifier",

@@ -9,7 +9,7 @@
 use super::outbound::{MESSAGES_MAX, Outbound, Secured, Through};
 use super::packets::Exchange;
 use super::record::Stored;
-use super::session::{Session, Will};
+use super::session::{Presence, Session, Will};
 use super::slab::SessionKey;
 use super::{Mqtt, Receipt, Shared, Waiting, record, write};
 use crate::event::{Action, Notice, Op, Output, RecordKey, RecordKind};
@@ -138,7 +138,7 @@ impl Mqtt {
         let expiry = self.shared.capped_expiry(expiry);
         let mut session = Session::new(client.clone(), expiry);
         session.recorded = true;
-        session.ends = Some(now.after(expiry));
+        session.presence = Presence::Until(now.after(expiry));
         let owner = match stored {
             Ok(Stored { owner, subscriptions, .. }) => {
                 session.owner = owner.unwrap_or(Owner::Nobody);
@@ -199,7 +199,7 @@ impl Mqtt {
     pub(super) fn secured(&mut self, now: Instant, key: SessionKey, number: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Secured { claim, release } = session.outbound.secured(number);
-        let connection = session.connection;
+        let connection = session.connection();
         if let Some(claim) = claim {
             self.shared.settle(claim, true);
         }

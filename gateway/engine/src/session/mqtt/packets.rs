@@ -151,7 +151,10 @@ impl Mqtt {
                 Ok(Pause::Cut) => {
                     if let Some(connection) = self.connections.get_mut(&id) {
                         connection.input.extend_from_slice(chunk.get(at..).unwrap_or_default());
-                        connection.input_since = now;
+                        // A CONNECT in pieces has no more time than one in one.
+                        if connection.link().is_some() {
+                            connection.waits_since = now;
+                        }
                     }
                     break;
                 }
@@ -191,7 +194,7 @@ impl Mqtt {
             return Err(Ending::fault(ReasonCode::QUOTA_EXCEEDED, "it does not read its answers"));
         }
         exchange.shared.stir(id, exchange.connection);
-        if let Some(held) = exchange.session.held.front() {
+        if let Some(held) = exchange.session.answers.held.front() {
             let due = held.since.after(exchange.shared.limits.record_patience);
             self.timers.arm(&mut exchange.connection.armed, due, Due::Connection(id));
         }
@@ -309,7 +312,7 @@ impl Exchange<'_> {
                     * if self.connection.version.is_v5() { 2 } else { 1 };
                 acknowledged && (self.shared.holding || self.session.inbound.pending() >= most)
             }
-            Kind::Subscribe | Kind::Unsubscribe => self.session.held.len() >= HELD_MAX,
+            Kind::Subscribe | Kind::Unsubscribe => self.session.answers.held.len() >= HELD_MAX,
             _ => false,
         }
     }
@@ -380,6 +383,6 @@ impl Exchange<'_> {
     }
 
     pub(super) fn packet_bytes(&self) -> usize {
-        self.connection.link().map_or(0, |link| link.packet_bytes)
+        self.connection.link().map_or(0, Link::packet_bytes)
     }
 }

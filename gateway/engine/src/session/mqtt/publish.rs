@@ -134,7 +134,7 @@ impl Exchange<'_> {
         }
         let place = usize::from(alias - 1);
         if publish.topic.is_empty() {
-            return match self.connection.aliases.get(place) {
+            return match self.connection.named.aliases.get(place) {
                 Some(Some(topic)) => Ok(Ok(topic.clone())),
                 _ => {
                     Err(Ending::fault(ReasonCode::PROTOCOL_ERROR, "a topic alias was used before it was set"))
@@ -142,21 +142,22 @@ impl Exchange<'_> {
             };
         }
         let named = self.named(publish.topic);
-        if self.connection.aliases.len() <= place {
-            self.connection.aliases.resize(place + 1, None);
+        let aliases = &mut self.connection.named.aliases;
+        if aliases.len() <= place {
+            aliases.resize(place + 1, None);
         }
-        if let Some(slot) = self.connection.aliases.get_mut(place) {
+        if let Some(slot) = aliases.get_mut(place) {
             *slot = named.as_ref().ok().cloned();
         }
         Ok(named)
     }
 
     fn named(&mut self, name: &str) -> Result<Topic, ReasonCode> {
-        if let Some(topic) = self.connection.topic.as_ref().filter(|topic| topic.as_str() == name) {
+        if let Some(topic) = self.connection.named.last.as_ref().filter(|topic| topic.as_str() == name) {
             return Ok(topic.clone());
         }
         let topic = self.shared.publishable(name)?;
-        self.connection.topic = Some(topic.clone());
+        self.connection.named.last = Some(topic.clone());
         Ok(topic)
     }
 

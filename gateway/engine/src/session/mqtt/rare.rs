@@ -90,7 +90,7 @@ mod tests {
     /// Whoever adds to them what few need puts it into a [`Rare`].
     #[test]
     fn an_idle_connection_and_its_session_stay_small() {
-        assert!(size_of::<Connection>() <= 224, "{} bytes", size_of::<Connection>());
-        assert!(size_of::<Session>() <= 192, "{} bytes", size_of::<Session>());
+        assert!(size_of::<Connection>() <= 160, "{} bytes", size_of::<Connection>());
+        assert!(size_of::<Session>() <= 136, "{} bytes", size_of::<Session>());
     }
 }

@@ -3,7 +3,7 @@
 
 use super::inbound::Inbound;
 use super::outbound::{IN_FLIGHT_MAX, Outbound};
-use super::rare::Rare;
+use super::rare::{Blank, Rare};
 use super::subscriptions::Granted;
 use super::timers::Armed;
 use crate::id::{ConnId, DeviceId};
@@ -54,11 +54,9 @@ pub(super) struct Session {
     /// What a device may do; `None` is everything.
     pub(super) acl: Option<Arc<Acl>>,
     pub(super) owner: Owner,
-    pub(super) connection: Option<ConnId>,
+    pub(super) presence: Presence,
     /// How long it outlives its connection; zero: not at all, and no record is kept of it.
     pub(super) expiry: Duration,
-    /// When it ends, while it has no connection.
-    pub(super) ends: Option<Instant>,
     /// Its timer.
     pub(super) armed: Armed,
     pub(super) will: Option<Box<Will>>,
@@ -71,11 +69,32 @@ pub(super) struct Session {
     pub(super) outbound: Rare<Outbound>,
     /// A record of it was ordered, durable or not yet. Sessions without anything to remember have none: flash is spared (P6).
     pub(super) recorded: bool,
+    pub(super) answers: Rare<Answers>,
+}
+
+/// Whether a session has a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// This one.
+    Connected(ConnId),
+    /// None, and its end is not settled.
+    Away,
+    /// None, and without one it ends then.
+    Until(Instant),
+}
+
+/// The answers of a session that wait for its record.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
     /// The changes of its record that were ordered with an answer waiting, and those that are durable.
     pub(super) ordered: u64,
     pub(super) durable: u64,
     /// Answers to the present connection, ascending.
-    pub(super) held: Rare<VecDeque<Held>>,
+    pub(super) held: VecDeque<Held>,
+}
+
+impl Blank for Answers {
+    const BLANK: &'static Self = &Self { ordered: 0, durable: 0, held: VecDeque::new() };
 }
 
 impl Session {
@@ -85,9 +104,8 @@ impl Session {
             client,
             acl: None,
             owner: Owner::Nobody,
-            connection: None,
+            presence: Presence::Away,
             expiry,
-            ends: None,
             armed: Armed::default(),
             will: None,
             will_recorded: false,
@@ -96,9 +114,29 @@ impl Session {
             inbound: Rare::new(),
             outbound: Rare::new(),
             recorded: false,
-            ordered: 0,
-            durable: 0,
-            held: Rare::new(),
+            answers: Rare::new(),
+        }
+    }
+
+    pub(super) fn connection(&self) -> Option<ConnId> {
+        match self.presence {
+            Presence::Connected(id) => Some(id),
+            Presence::Away | Presence::Until(_) => None,
+        }
+    }
+
+    /// When it ends, while it has no connection.
+    pub(super) fn ends(&self) -> Option<Instant> {
+        match self.presence {
+            Presence::Until(ends) => Some(ends),
+            Presence::Away | Presence::Connected(_) => None,
+        }
+    }
+
+    /// Its connection is gone, and whom to answer with it.
+    pub(super) fn drop_answers(&mut self) {
+        if let Some(answers) = self.answers.touched() {
+            answers.held = VecDeque::new();
         }
     }
 
@@ -154,13 +192,13 @@ impl Session {
 
     /// Whether everything asked on the present connection has been answered.
     pub(super) fn is_idle(&self) -> bool {
-        self.inbound.pending() == 0 && self.held.is_empty()
+        self.inbound.pending() == 0 && self.answers.held.is_empty()
     }
 
     /// When time alone does something to it; `patience` is how long its client may take to acknowledge a message.
     pub(super) fn due(&self, patience: Duration) -> Option<Instant> {
         let will = self.will.as_ref().and_then(|will| will.due);
         let spill = if self.is_persistent() { self.outbound.spill_due(patience) } else { None };
-        [self.ends, will, spill].into_iter().flatten().min()
+        [self.ends(), will, spill].into_iter().flatten().min()
     }
 }

@@ -3,6 +3,7 @@
 
 use super::refusals::Refusals;
 use super::retained::Retained;
+use super::stencil::Stencil;
 use super::sys::Sys;
 use crate::event::{Action, Notice, Op, Output, Setup};
 use crate::id::{ConnId, DeviceId};
@@ -33,6 +34,8 @@ pub(super) struct Shared {
     pub(super) retained: Retained,
     pub(super) not_retained: u64,
     pub(super) sys: Sys,
+    /// The message that is being handed out to several, as it was encoded.
+    pub(super) stencil: Stencil,
     pub(super) packets_received: u64,
     pub(super) packets_sent: u64,
     pub(super) bytes_received: u64,
@@ -88,6 +91,7 @@ impl Shared {
             retained: Retained::default(),
             not_retained: 0,
             sys: Sys::new(setup.gateway.as_str(), now.instant),
+            stencil: Stencil::default(),
             packets_received: 0,
             packets_sent: 0,
             bytes_received: 0,

@@ -1,7 +1,7 @@
 //! Who is on a connection: what CONNECT says of it is looked at once, before anything else is done for the client, and again when
 //! the configuration changes. Every refusal has one answer, at one time, whatever was wrong: it tells nothing to who guesses.
 
-use super::connection::{Greeting, Phase};
+use super::connection::{Asked, Greeting, Phase};
 use super::ending::Ending;
 use super::greeting::packet_bytes;
 use super::slab::SessionKey;
@@ -31,7 +31,7 @@ impl Mqtt {
         let Some(connection) = self.connections.get_mut(&id) else { return SignIn::Waits };
         match &connection.phase {
             Phase::Greeting(Greeting::New(_)) => {}
-            Phase::Greeting(Greeting::Known(identity)) => return SignIn::As(identity.clone()),
+            Phase::Greeting(Greeting::Known(identity)) => return SignIn::As(Identity::clone(identity)),
             _ => return SignIn::Waits,
         }
         let claim = Claim {
@@ -42,13 +42,14 @@ impl Mqtt {
         };
         match self.auth.claim(now, id, &claim, &self.shared.limits) {
             Verdict::Granted(identity) => {
-                connection.phase = Phase::Greeting(Greeting::Known(identity.clone()));
+                connection.phase = Phase::Greeting(Greeting::Known(Box::new(identity.clone())));
                 SignIn::As(identity)
             }
             Verdict::Verify(secret) => {
                 let name = quoted(connect.username.unwrap_or_default());
                 let most = packet_bytes(connect);
-                connection.phase = Phase::Greeting(Greeting::Asked { since: now, name, most });
+                connection.phase =
+                    Phase::Greeting(Greeting::Asked(Box::new(Asked { since: now, name, most })));
                 let password = Password(Bytes::copy_from_slice(connect.password.unwrap_or_default()));
                 self.shared.output(Output::Verify { conn: id, secret, password });
                 SignIn::Waits
@@ -67,11 +68,12 @@ impl Mqtt {
     pub(super) fn password_verified(&mut self, now: Instant, id: ConnId, genuine: bool) {
         let Some(answer) = self.auth.verified(now, id, genuine, &self.shared.limits) else { return };
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let Phase::Greeting(Greeting::Asked { since, name, most }) = &mut connection.phase else { return };
-        let (since, name, most) = (*since, std::mem::take(name), *most);
+        let Phase::Greeting(Greeting::Asked(asked)) = &mut connection.phase else { return };
+        let Asked { since, most, .. } = **asked;
+        let name = std::mem::take(&mut asked.name);
         match answer {
             Ok(identity) => {
-                connection.phase = Phase::Greeting(Greeting::Known(identity));
+                connection.phase = Phase::Greeting(Greeting::Known(Box::new(identity)));
                 self.resume(now, id);
             }
             Err(reason) => {
@@ -106,11 +108,10 @@ impl Mqtt {
                 // It is looked at again when its CONNECT goes on.
                 Phase::Greeting(greeting @ Greeting::Known(_)) => *greeting = Greeting::New(None),
                 Phase::Open(link)
-                    if !self.auth.still_allows(
-                        &connection.peer,
-                        &link.device,
-                        link.identity.as_deref().unwrap_or(Identity::NOBODY),
-                    ) =>
+                    if !self.sessions.get(link.session).is_some_and(|session| {
+                        let identity = link.identity.as_deref().unwrap_or(Identity::NOBODY);
+                        self.auth.still_allows(&connection.peer, &session.client, identity)
+                    }) =>
                 {
                     unwelcome.push((*id, link.session));
                 }

@@ -133,7 +133,7 @@ impl Exchange<'_> {
             self.shared.put_and_wait(self.key, self.session, op);
         }
         let version = self.version();
-        if self.session.durable >= self.session.ordered {
+        if self.session.answers.durable >= self.session.answers.ordered {
             // An answer that the client's Maximum Packet Size does not allow is left out [MQTT-3.1.2-24].
             let most = self.packet_bytes();
             let _ = write::packet(&mut self.connection.outbox, version, packet, most);
@@ -143,8 +143,8 @@ impl Exchange<'_> {
         let length = mqtt::encoded_len(version, packet).unwrap_or(0);
         let mut bytes = vec![0; length];
         if length <= self.packet_bytes() && mqtt::encode(version, packet, &mut bytes).is_ok() {
-            let serial = self.session.ordered;
-            self.session.held.push_back(Held { serial, packet: Bytes::from(bytes), since: self.now });
+            let serial = self.session.answers.ordered;
+            self.session.answers.held.push_back(Held { serial, packet: Bytes::from(bytes), since: self.now });
         }
     }
 
@@ -153,8 +153,10 @@ impl Exchange<'_> {
         if let Some(link) = self.connection.link_mut() {
             link.unanswered.take_if(|unanswered| unanswered.0 <= serial);
         }
-        while let Some(held) = self.session.held.pop_front_if(|held| held.serial <= serial) {
-            self.connection.outbox.tail().extend_from_slice(&held.packet);
+        if let Some(answers) = self.session.answers.touched() {
+            while let Some(held) = answers.held.pop_front_if(|held| held.serial <= serial) {
+                self.connection.outbox.tail().extend_from_slice(&held.packet);
+            }
         }
         self.shared.stir(self.id, self.connection);
         self.start_replays();
@@ -183,10 +185,10 @@ impl Shared {
 
     /// Orders a change of a session's record for which an answer waits; gives its number.
     pub(super) fn put_and_wait(&mut self, key: SessionKey, session: &mut Session, op: Op) -> u64 {
-        session.ordered += 1;
-        let receipt = Receipt { session: key, waiting: Waiting::Record(session.ordered) };
+        session.answers.ordered += 1;
+        let receipt = Receipt { session: key, waiting: Waiting::Record(session.answers.ordered) };
         self.requests.push_back(Request::Record { op, receipt: Some(session::Receipt::Mqtt(receipt)) });
-        session.ordered
+        session.answers.ordered
     }
 
     pub(super) fn put(&self, session: &Session) -> Op {

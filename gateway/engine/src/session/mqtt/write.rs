@@ -2,8 +2,10 @@
 
 use super::aliases::{Alias, Aliases};
 use super::outbox::{Outbox, SHARED_FROM_BYTES};
+use super::stencil::Stencil;
 use crate::message::{Message, Qos};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use tidegate_wire::mqtt::{
     self, Ack, Disconnect, Kind, Packet, Properties, Property, Publish, ReasonCode, Version,
 };
@@ -119,7 +121,7 @@ pub(super) fn disconnect(out: &mut Outbox, version: Version, reason: ReasonCode,
 
 /// A message on its way to one client.
 pub(super) struct Copy<'a> {
-    pub(super) message: &'a Message,
+    pub(super) message: &'a Arc<Message>,
     pub(super) qos: Qos,
     pub(super) retain: bool,
     pub(super) dup: bool,
@@ -128,7 +130,8 @@ pub(super) struct Copy<'a> {
     pub(super) seconds_left: Option<u32>,
 }
 
-/// Writes a PUBLISH of at most `most` bytes, by an alias where the client takes one; a large payload is shared, not copied.
+/// Writes a PUBLISH of at most `most` bytes, by an alias where the client takes one, as it was encoded for another receiver where
+/// it was; a large payload is shared, not copied.
 /// Topics of QoS 2 are said in full: MQTT.js (5.16) keeps such a packet as it came and looks at its topic at PUBREL.
 pub(super) fn publish(
     out: &mut Outbox,
@@ -136,27 +139,33 @@ pub(super) fn publish(
     copy: &Copy<'_>,
     most: usize,
     aliases: &mut Option<Box<Aliases>>,
+    stencil: &mut Stencil,
 ) -> Result<(), Unsayable> {
     let taken = aliases.as_mut().filter(|_| copy.qos != Qos::ExactlyOnce);
-    let Some(aliases) = taken else { return publish_as(out, version, copy, most, Alias::None) };
+    let mut publish_as = |alias| {
+        let printed = stencil.print(out, version, alias, copy, most);
+        printed.unwrap_or_else(|| encode_publish(out, version, copy, most, alias, stencil))
+    };
+    let Some(aliases) = taken else { return publish_as(Alias::None) };
     let topic = &copy.message.topic;
     let alias = aliases.of(topic);
-    let written = publish_as(out, version, copy, most, alias);
+    let written = publish_as(alias);
     match (alias, written) {
         (Alias::New(_), Ok(())) => aliases.told(topic),
         // The alias itself may have been too much.
-        (Alias::New(_), Err(_)) => return publish_as(out, version, copy, most, Alias::None),
+        (Alias::New(_), Err(_)) => return publish_as(Alias::None),
         _ => {}
     }
     written
 }
 
-fn publish_as(
+fn encode_publish(
     out: &mut Outbox,
     version: Version,
     copy: &Copy<'_>,
     most: usize,
     alias: Alias,
+    stencil: &mut Stencil,
 ) -> Result<(), Unsayable> {
     let mut list = if version.is_v5() { properties(copy) } else { Vec::new() };
     let message = copy.message;
@@ -180,28 +189,31 @@ fn publish_as(
         properties: Properties::new(&list),
         payload: &message.payload,
     };
-    if message.payload.len() < SHARED_FROM_BYTES {
-        return packet(out, version, &Packet::Publish(publish), most);
-    }
     let length = mqtt::encoded_len(version, &Packet::Publish(publish)).map_err(|_| Unsayable)?;
     if length > most {
         return Err(Unsayable);
     }
-    let header = length - message.payload.len();
+    let shared = message.payload.len() >= SHARED_FROM_BYTES;
+    let copied = if shared { length - message.payload.len() } else { length };
     let tail = out.tail();
     let before = tail.len();
-    tail.resize(before + header, 0);
-    match tail.get_mut(before..).map(|room| mqtt::encode_publish_header(version, &publish, room)) {
-        Some(Ok(_)) => {
-            out.share(message.payload.clone());
-            out.count_packet();
-            Ok(())
-        }
-        _ => {
-            tail.truncate(before);
-            Err(Unsayable)
-        }
+    tail.resize(before + copied, 0);
+    let room = tail.get_mut(before..).unwrap_or_default();
+    let encoded = if shared {
+        mqtt::encode_publish_header(version, &publish, room)
+    } else {
+        mqtt::encode(version, &Packet::Publish(publish), room)
+    };
+    if encoded.is_err() {
+        tail.truncate(before);
+        return Err(Unsayable);
     }
+    stencil.keep(version, alias, copy, room, length);
+    if shared {
+        out.share(message.payload.clone());
+    }
+    out.count_packet();
+    Ok(())
 }
 
 /// What goes with the payload, in the order of the specification's table; user properties in their own order [MQTT-3.3.2-18].
