@@ -2,7 +2,7 @@
 
 use crate::load::greet;
 use crate::local::servers;
-use crate::process::rss_mib;
+use crate::process::{anonymous_mib, rss_mib};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use tokio::net::TcpSocket;
@@ -29,16 +29,24 @@ impl Idle {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (servers, _running) = servers()?;
         println!("\n{} idle connections, CONNECTed: MiB of the process", self.connections);
-        let mut with = [0.0; 2];
-        for (server, with) in servers.iter().zip(&mut with) {
+        let (mut with, mut own) = ([0.0; 2], [0.0; 2]);
+        for ((server, with), own) in servers.iter().zip(&mut with).zip(&mut own) {
             let alone = rss_mib(&[server.pid]);
             let open = runtime.block_on(self.connect(server.address))?;
             *with = rss_mib(&[server.pid]);
+            *own = anonymous_mib(&[server.pid]);
             let each = (*with - alone) * 1_024.0 * 1_024.0 / self.connections as f64;
-            println!("{:<10} {with:>6.1} ({alone:.1} without, {each:.0} bytes each)", server.name);
+            println!(
+                "{:<10} {with:>6.1}, {own:.1} without files ({alone:.1} without connections, {each:.0} bytes each)",
+                server.name
+            );
             drop(open);
         }
-        println!("Tidegate: {:.2} × Mosquitto's memory", with[0] / with[1]);
+        println!(
+            "Tidegate: {:.2} × Mosquitto's memory, {:.2} × without files",
+            with[0] / with[1],
+            own[0] / own[1]
+        );
         Ok(())
     }
 

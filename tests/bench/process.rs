@@ -38,6 +38,12 @@ pub(crate) fn rss_mib(pids: &[u32]) -> f64 {
     pids.iter().map(|&pid| status_kib(pid, "VmRSS:")).sum::<u64>() as f64 / 1_024.0
 }
 
+/// The memory of these processes that is theirs alone, in MiB: without pages of files, such as the program itself, of which the
+/// kernel maps more or fewer.
+pub(crate) fn anonymous_mib(pids: &[u32]) -> f64 {
+    pids.iter().map(|&pid| status_kib(pid, "RssAnon:")).sum::<u64>() as f64 / 1_024.0
+}
+
 /// The most memory that they have held, in MiB.
 pub(crate) fn peak_rss_mib(pids: &[u32]) -> f64 {
     pids.iter().map(|&pid| status_kib(pid, "VmHWM:")).sum::<u64>() as f64 / 1_024.0
