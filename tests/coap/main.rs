@@ -1,5 +1,5 @@
-//! libcoap's own client, as Debian ships it, against the gateway as a process: CON and NON, blocks of 16 and 1,024 bytes both ways,
-//! Observe, commands, a lossy link, and MQTT clients in the same topic space.
+//! Real CoAP clients against the gateway as a process: libcoap's, as Debian ships it, and aiocoap. CON and NON, blocks of 16 and 1,024
+//! bytes both ways, Observe, commands, a lossy link, and MQTT clients in the same topic space.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code: it panics where the world is not as it must be
 
 use std::collections::BTreeMap;
@@ -193,6 +193,23 @@ fn over_a_link_that_loses_a_fifth_nothing_acknowledged_is_lost_or_doubled() {
     })
     .expect("everything acknowledged arrives");
     assert!(arrived.values().all(|times| *times == 1), "{arrived:?}");
+}
+
+#[test]
+fn aiocoap_makes_its_tour() {
+    let gateway = Gateway::start("");
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = std::env::var_os("TIDEGATE_PYTHON")
+        .map_or_else(|| tests.join("../target/venv/bin/python"), Into::into);
+    let mut command = Command::new(&python);
+    command.arg(tests.join("coap/tour_aiocoap.py")).arg(format!("coap://{}", gateway.coap));
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run packages installs it"));
+    let said = said(&output);
+    for step in ["con", "non", "discovery", "blocks", "conditions", "observe", "command"] {
+        assert!(said.contains(&format!("ok {step}\n")), "{step}: {said}");
+    }
 }
 
 #[test]
