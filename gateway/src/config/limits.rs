@@ -12,7 +12,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 const PACKET_BYTES_MOST: u64 = 16 << 20;
 /// Each has a packet id of its own (MQTT 5.0, 2.2.1).
 const SUBSCRIBER_MESSAGES_MOST: u64 = 60_000;
-/// A thousand in a second: as good as no bound.
+/// A thousand in a second, of what is counted by the minute; of what is counted by the second, what no device sends: as good as no
+/// bound.
 const RATE_MOST: u64 = 60_000;
 /// Half the memory of a well-equipped board.
 const MEMORY_BYTES_MOST: u64 = 4 << 30;
@@ -57,6 +58,11 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     };
     rate("takeovers_per_minute", &mut limits.takeovers_per_minute);
     rate("wills_per_minute", &mut limits.wills_per_minute);
+    // Zero would refuse every body, and no body in blocks is worth a board's memory.
+    bytes("coap_body_size", &mut limits.coap_body_bytes, 1 << 10, 16 << 20);
+    limits.coap_block_bytes = limits.coap_block_bytes.max(4 * limits.coap_body_bytes);
+    count("coap_observers", &mut limits.coap_observers, 0, 100_000);
+    rate("coap_messages_per_second", &mut limits.coap_requests_per_second);
     count("subscriber_messages", &mut limits.outgoing_messages, 1, SUBSCRIBER_MESSAGES_MOST);
     bytes("subscriber_size", &mut limits.outgoing_bytes, 1 << 10, 1 << 30);
     count("retained_messages", &mut limits.retained_messages, 0, 1_000_000);
