@@ -78,3 +78,18 @@ fn the_rabbitmq_example_is_right() {
         ["alarms", "readings"]
     );
 }
+
+#[test]
+fn the_examples_of_coap_paths_are_right_and_go_before_the_shipped_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = meant("", folder.path()).coap_resources;
+    for (name, count) in [("examples/thingsboard.toml", 4), ("examples/coap-any-path.toml", 1)] {
+        let config = meant(&shipped(name), folder.path());
+        assert_eq!(config.warnings, []);
+        let (own, shipped) = config.coap_resources.split_at(count);
+        assert_eq!(shipped, plain, "{name}");
+        assert!(own.iter().all(|resource| !plain.contains(resource)));
+    }
+    let none = meant("[coap]\nshipped_resources = false\n", folder.path());
+    assert_eq!(none.coap_resources, []);
+}
