@@ -16,6 +16,7 @@
 //! assert!(publisher.poll_timeout().is_some());
 //! ```
 
+pub mod secured;
 #[cfg(test)]
 mod tests;
 
@@ -112,6 +113,8 @@ pub enum PublishError {
     TooLarge,
     /// A path segment is longer than 255 bytes (RFC 7252, 5.10).
     Path,
+    /// No OSCORE sequence numbers are reserved: see [`secured`].
+    NoNumber,
 }
 
 impl fmt::Display for PublishError {
@@ -120,6 +123,7 @@ impl fmt::Display for PublishError {
             Self::Busy => "an earlier message is under way",
             Self::TooLarge => "the message does not fit the publisher's buffer",
             Self::Path => "a path segment has at most 255 bytes",
+            Self::NoNumber => "no OSCORE sequence numbers are reserved: store the next ones",
         })
     }
 }
@@ -230,6 +234,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Publisher<B> {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Idle | State::Gone) && self.event.is_none()
+    }
+
+    /// The message goes again now, with a new message id.
+    fn send_again(&mut self, now_us: u64) {
+        if matches!(self.state, State::Sending { .. } | State::Responding { .. }) {
+            self.state = State::Waiting { until: now_us };
+        }
     }
 
     /// Gives up the message that is under way, without an event.

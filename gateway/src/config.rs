@@ -10,6 +10,7 @@ mod limits;
 mod mistake;
 mod mqtt;
 mod network;
+mod oscore;
 mod read;
 mod routes;
 mod schema;

@@ -181,3 +181,24 @@ fn status_without_an_admin_port_says_what_to_do() {
         assert!(answer.err.contains(part), "{}", answer.err);
     }
 }
+
+#[test]
+fn an_oscore_context_fits_the_configuration_once_its_secret_is_in_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let added = tidegate(&["device", "add", "boiler-3", "--oscore"]);
+    assert_eq!(added.exit, Exit::Well);
+    let secret = added.err.split_whitespace().find(|word| word.len() == 32).unwrap();
+    assert!(!added.out.contains(secret), "{}", added.out);
+    let id = added.out.split('"').nth(1).unwrap();
+    assert!(added.err.contains(&format!("sender id {id}, recipient id 01")), "{}", added.err);
+    let file = config(folder.path(), &added.out);
+    let missing = tidegate(&["check", "--config", &file]);
+    assert_eq!(missing.exit, Exit::Configuration, "{}", missing.err);
+    std::fs::write(folder.path().join("boiler-3.oscore"), secret).unwrap();
+    let found = tidegate(&["check", "--config", &file]);
+    assert_eq!(found.exit, Exit::Well, "{}", found.err);
+    assert!(
+        !tidegate(&["device", "add", "boiler-3", "--oscore"]).err.contains(secret),
+        "another one each time"
+    );
+}

@@ -3,6 +3,7 @@
 //! release gateway. The tours stand beside this file, one a client, with the same steps; each step's line is looked for here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code: it panics where the world is not as it must be
 
+mod oscore;
 mod server;
 mod tour_rumqttc;
 

@@ -8,6 +8,7 @@ use tidegate::config::{self, Environment};
 
 mod certificates;
 mod meaning;
+mod oscore;
 mod shipped;
 
 fn surroundings() -> Environment {

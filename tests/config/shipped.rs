@@ -30,7 +30,10 @@ fn meant(text: &str, folder: &Path) -> Config {
         devices.revoke(&[]);
         std::fs::rename(folder.join("devices.crt"), folder.join("devices-ca.crt")).unwrap();
     }
-    std::fs::set_permissions(folder.join("cloud.password"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::write(folder.join("boiler-3.oscore"), "000102030405060708090a0b0c0d0e0f\n").unwrap();
+    for secret in ["cloud.password", "boiler-3.oscore"] {
+        std::fs::set_permissions(folder.join(secret), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
     parse(text, Some(&folder.join("tidegate.toml")), &surroundings())
         .unwrap_or_else(|wrong| panic!("{wrong}"))
 }

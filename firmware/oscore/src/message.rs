@@ -9,8 +9,8 @@ use core::fmt;
 use tidegate_wire::coap::{self, Code, MAX_TOKEN_BYTES, Message, OptionNumber, WriteError, Writer};
 
 /// How much longer than the plain message its protected form can be, in bytes: the option with all its fields, code,
-/// marker, tag, Observe once more, and a longer distance between options on both sides.
-pub const MAX_EXPANSION_BYTES: usize = MAX_VALUE_BYTES + 3 + 2 + TAG_BYTES + 4 + 12;
+/// marker, tag, Observe once more, an Echo of 40 bytes, and a longer distance between options on both sides.
+pub const MAX_EXPANSION_BYTES: usize = MAX_VALUE_BYTES + 3 + 2 + TAG_BYTES + 4 + 12 + 43;
 
 /// Why a message cannot be protected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,12 +63,13 @@ fn is_outer(number: OptionNumber) -> bool {
     matches!(number, OptionNumber::URI_HOST | OptionNumber::URI_PORT | OptionNumber::PROXY_SCHEME)
 }
 
-/// Writes the protected form of a message and gives its length.
+/// Writes the protected form of a message, with an Echo option inside if there is one to send back, and gives its length.
 pub(crate) fn protect(
     context: &Context,
     binding: &Binding,
     option: &Header<'_>,
     message: &Message<'_>,
+    echo: Option<&[u8]>,
     buffer: &mut [u8],
 ) -> Result<usize, ProtectError> {
     if message.option(OptionNumber::OSCORE).is_some() {
@@ -110,10 +111,19 @@ pub(crate) fn protect(
         buffer.get_mut(outer..).and_then(<[u8]>::split_first_mut).ok_or(ProtectError::TooLarge)?;
     *marker = coap::PAYLOAD_MARKER;
     let mut inner = Writer::plaintext(inside, message.code());
+    let mut echo = echo;
     for option in message.options().filter(|option| !is_outer(option.number)) {
+        if option.number >= OptionNumber::ECHO
+            && let Some(value) = echo.take()
+        {
+            inner = inner.option(OptionNumber::ECHO, value);
+        }
         // A notification says so with an empty option; its order is its number's (RFC 8613, 4.1.3.5.2).
         let empty = option.number == OptionNumber::OBSERVE && !is_request;
         inner = inner.option(option.number, if empty { &[] } else { option.value });
+    }
+    if let Some(value) = echo {
+        inner = inner.option(OptionNumber::ECHO, value);
     }
     let length = inner.payload(message.payload()).finish()?.len();
 

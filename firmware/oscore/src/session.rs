@@ -126,6 +126,20 @@ impl Session {
         request: &Message<'_>,
         buffer: &'b mut [u8],
     ) -> Result<(&'b [u8], Exchange), ProtectError> {
+        self.protect_request_with(request, None, buffer)
+    }
+
+    /// As [`protect_request`](Self::protect_request), with the Echo value that the server has asked for inside
+    /// (RFC 9175, 2.3), if there is one. The request itself must have none then.
+    ///
+    /// # Errors
+    /// [`ProtectError`]
+    pub fn protect_request_with<'b>(
+        &mut self,
+        request: &Message<'_>,
+        echo: Option<&[u8]>,
+        buffer: &'b mut [u8],
+    ) -> Result<(&'b [u8], Exchange), ProtectError> {
         if !request.code().is_request() {
             return Err(ProtectError::Role);
         }
@@ -137,7 +151,7 @@ impl Session {
             kid_context: self.context.id_context(),
             kid: Some(kid.as_bytes()),
         };
-        let length = protect(&self.context, &exchange.own_nonce(number), &option, request, buffer)?;
+        let length = protect(&self.context, &exchange.own_nonce(number), &option, request, echo, buffer)?;
         Ok((buffer.get(..length).unwrap_or_default(), exchange))
     }
 
@@ -241,7 +255,7 @@ impl Session {
             let number = self.sequence.take()?;
             (exchange.own_nonce(number), Header { partial_iv: Some(number), ..Header::default() })
         };
-        let length = protect(&self.context, &binding, &option, response, buffer)?;
+        let length = protect(&self.context, &binding, &option, response, None, buffer)?;
         Ok(buffer.get(..length).unwrap_or_default())
     }
 

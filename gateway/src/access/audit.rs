@@ -89,6 +89,7 @@ impl Audit {
                     Proof::None => "none",
                     Proof::Password => "password",
                     Proof::Certificate => "certificate",
+                    Proof::Oscore => "oscore",
                 };
                 let fields = json!({"device": device.as_str(), "client": client.as_str(), "peer": peer.to_string(), "by": proof});
                 self.write(Kind::SignIn, fields);

@@ -2,5 +2,6 @@
 //! audit log. It decides nothing about devices.
 
 pub mod audit;
+pub mod hexadecimal;
 pub mod password;
 pub mod verifier;

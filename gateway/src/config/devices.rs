@@ -1,10 +1,12 @@
 //! `[device.ID]`, in the configuration itself and in the files that `gateway.devices` names: who a device is and what it may do.
 //! Every file has its own report, so that each mistake is shown where it stands.
 
+use super::certificates::Surroundings;
+use super::environment::Environment;
 use super::mistake::quoted;
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, wrong};
-use super::{document, schema};
+use super::{document, oscore, schema};
 use crate::access::password::{self, HashError};
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -26,16 +28,32 @@ const FILTERS: usize = 32;
 
 /// The devices found so far, each with where it was found, in words.
 struct Found<'a> {
+    base: &'a Path,
+    environment: &'a Environment,
     limits: &'a Limits,
     /// Some listener asks devices for a certificate.
     certified: bool,
     devices: BTreeMap<DeviceId, (DeviceSetup, String)>,
     certificates: BTreeMap<[u8; 32], DeviceId>,
+    contexts: oscore::Contexts,
 }
 
 /// Reads every device, in the order of their ids.
-pub(super) fn devices(root: &Section<'_>, base: &Path, limits: &Limits, certified: bool) -> Vec<DeviceSetup> {
-    let mut found = Found { limits, certified, devices: BTreeMap::new(), certificates: BTreeMap::new() };
+pub(super) fn devices(
+    root: &Section<'_>,
+    Surroundings { base, environment }: Surroundings<'_>,
+    limits: &Limits,
+    certified: bool,
+) -> Vec<DeviceSetup> {
+    let mut found = Found {
+        base,
+        environment,
+        limits,
+        certified,
+        devices: BTreeMap::new(),
+        certificates: BTreeMap::new(),
+        contexts: oscore::Contexts::default(),
+    };
     found.read(root, "in the configuration itself");
     let gateway = root.section(&schema::GATEWAY);
     if let Some(files) = gateway.get("devices", |value| pattern(value, base)) {
@@ -180,7 +198,14 @@ impl Found<'_> {
             );
         }
         let certificate = certificate.map(toml::Spanned::into_inner);
-        DeviceSetup { id, publish, subscribe, secret, certificate }
+        let oscore = oscore::context(
+            &section.section(&schema::DEVICE_OSCORE),
+            &id,
+            &mut self.contexts,
+            self.base,
+            self.environment,
+        );
+        DeviceSetup { id, publish, subscribe, secret, certificate, oscore }
     }
 }
 

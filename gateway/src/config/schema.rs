@@ -101,7 +101,12 @@ pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous"
 
 pub(super) const DEVICE: Table = Table {
     path: "device.*",
-    keys: &[key("publish"), key("subscribe"), key("password_hash"), key("certificate")],
+    keys: &[key("publish"), key("subscribe"), key("password_hash"), key("certificate"), key("oscore")],
+};
+
+pub(super) const DEVICE_OSCORE: Table = Table {
+    path: "device.*.oscore",
+    keys: &[key("device_id"), key("gateway_id"), key("id_context"), key("salt"), key("secret_file")],
 };
 
 /// A file that `gateway.devices` names.
@@ -196,6 +201,7 @@ pub(super) const TABLES: &[&Table] = &[
     &SPOOL,
     &ACCESS,
     &DEVICE,
+    &DEVICE_OSCORE,
     &UPSTREAM_AMQP,
     &UPSTREAM_FILE,
     &EXCHANGE,

@@ -52,7 +52,8 @@ pub(super) fn config(
     let (coap_listen, admin_listen) = listeners(&root, &mqtt);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
     limits.sys_interval = mqtt.sys_interval.unwrap_or(limits.sys_interval);
-    let devices = devices::devices(&root, base, &limits, mqtt.asks_for_certificates);
+    let devices =
+        devices::devices(&root, Surroundings { base, environment }, &limits, mqtt.asks_for_certificates);
     let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref(), &devices);
     spool(&root, &mut limits);
 
@@ -227,15 +228,16 @@ fn anonymous(
 
     let unencrypted = section.get_or("unencrypted", Anonymous::Loopback, value::word(&ANONYMOUS[1..]));
     let passwords = devices.iter().any(|device| device.secret.is_some());
+    let contexts = devices.iter().any(|device| device.oscore.is_some());
     let certificates = mqtt.listeners().any(|listener| listener.certified);
 
     if anonymous != Anonymous::Everywhere {
-        for listener in coap.iter().filter(remote) {
+        for listener in coap.iter().filter(remote).filter(|_| !contexts) {
             root.report.error(
                 listener.span.clone(),
                 format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
-                "listen on 127.0.0.1; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` under [access] \
-                 (this version has no credentials for CoAP yet)",
+                "listen on 127.0.0.1; or give devices OSCORE contexts (`oscore` under [device.ID]), without which nobody from \
+                 elsewhere comes in then; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` under [access]",
             );
         }
         for listener in mqtt.listeners().filter(remote).filter(|listener| !listener.certified) {
@@ -260,11 +262,12 @@ fn anonymous(
     if anonymous == Anonymous::Never
         && !certificates
         && !passwords
+        && !contexts
         && let Some(at) = written
     {
         root.report.warning(
             Some(at.span()),
-            "no device can connect: none has a password, and no listener asks for certificates",
+            "no device can connect: none has a password or an OSCORE context, and no listener asks for certificates",
             "give devices credentials, or write \"loopback\" to let in devices and programs on this host",
         );
     }

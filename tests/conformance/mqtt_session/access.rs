@@ -24,6 +24,7 @@ pub(crate) fn device(id: &str) -> DeviceSetup {
         subscribe: Acl::default_subscribe(&id).into_iter().collect(),
         secret: Some(Arc::new(Secret { hash: format!("pw-{id}"), slow: false })),
         certificate: None,
+        oscore: None,
         id,
     }
 }

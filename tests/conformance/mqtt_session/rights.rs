@@ -155,6 +155,7 @@ fn every_decision_is_the_reference_models() {
             subscribe: parsed(&rights.subscribe),
             secret: None,
             certificate: None,
+            oscore: None,
         };
         let mut world =
             World::with(Setup { anonymous: Anonymous::Loopback, devices: vec![device], ..setup() });

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test a panic is a finding")]
 
+mod device;
+mod gateway;
 mod hostile;
 mod roles;
 mod state;

@@ -147,6 +147,8 @@ pub enum Proof {
     Password,
     /// By a client certificate.
     Certificate,
+    /// By an OSCORE context.
+    Oscore,
 }
 
 /// What needs a right.

@@ -9,6 +9,7 @@ use crate::topic::Filter;
 use bytes::Bytes;
 use std::fmt;
 use std::sync::Arc;
+use tidegate_oscore::Context;
 
 /// What the engine is told once, and again at a reload.
 #[derive(Clone, Debug)]
@@ -58,6 +59,16 @@ pub struct DeviceSetup {
     /// SHA-256 of its certificate (DER). With it no other certificate will do; without it a verified one that names the
     /// device does.
     pub certificate: Option<[u8; 32]>,
+    /// The gateway's end of its OSCORE context (RFC 8613): the keys that its CoAP messages are protected with.
+    pub oscore: Option<Arc<Context>>,
+}
+
+impl DeviceSetup {
+    /// Whether it can prove who it is: nobody else is then taken for it.
+    #[must_use]
+    pub fn has_credentials(&self) -> bool {
+        self.secret.is_some() || self.certificate.is_some() || self.oscore.is_some()
+    }
 }
 
 /// What a password is verified against. The engine hands it back to the shell, which knows how; it cannot read it.

@@ -102,11 +102,16 @@ pub enum RecordKind {
     Outgoing = 4,
     /// The will of a persistent session: its key is the client id.
     Will = 5,
+    /// How far the sequence numbers of an OSCORE key are reserved (RFC 8613, B.1.1): its key is the key's name
+    /// (`Context::fingerprint`), its value the first number that is not, 8 bytes big-endian. It stays when the device is
+    /// taken out of the configuration, for the key may come back.
+    OscoreSequence = 6,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::Session, Self::InboundQos2, Self::Retained, Self::Outgoing, Self::Will];
+    pub const ALL: [Self; 6] =
+        [Self::Session, Self::InboundQos2, Self::Retained, Self::Outgoing, Self::Will, Self::OscoreSequence];
 }
 
 /// A record's key.

@@ -81,6 +81,7 @@ struct Device {
     acl: Arc<Acl>,
     secret: Option<Arc<Secret>>,
     certificate: Option<[u8; 32]>,
+    has_credentials: bool,
     /// Where it has signed in with its password, the last first.
     known: [Option<IpAddr>; KNOWN_ADDRESSES],
     /// Wrong passwords from elsewhere, and from there; counted if verifying is slow.
@@ -94,14 +95,11 @@ impl Device {
             acl: Arc::new(Acl::new(setup.publish.clone(), setup.subscribe.clone())),
             secret: setup.secret.clone(),
             certificate: setup.certificate,
+            has_credentials: setup.has_credentials(),
             known: [None; KNOWN_ADDRESSES],
             failures: Failures::default(),
             known_failures: Failures::default(),
         }
-    }
-
-    fn has_credentials(&self) -> bool {
-        self.secret.is_some() || self.certificate.is_some()
     }
 
     fn knows(&self, address: IpAddr) -> bool {
@@ -289,7 +287,7 @@ impl Auth {
             return Verdict::Refused("this peer may not connect without credentials");
         }
         let owner = self.find_owner(claim.client);
-        if owner.is_some_and(|(_, device)| device.has_credentials()) {
+        if owner.is_some_and(|(_, device)| device.has_credentials) {
             return Verdict::Refused(
                 "its client identifier is a device's that has credentials, and it showed none",
             );
@@ -358,12 +356,14 @@ impl Auth {
             return false;
         }
         match identity.proof {
-            Proof::None => self.allows(peer) && !owner.is_some_and(|(_, device)| device.has_credentials()),
+            Proof::None => self.allows(peer) && !owner.is_some_and(|(_, device)| device.has_credentials),
             Proof::Password => owner.is_some_and(|(_, device)| device.secret == identity.secret),
             Proof::Certificate => {
                 let certified = peer.certificate.as_deref().and_then(|one| self.certified(one));
                 certified.is_some() && certified == identity.device
             }
+            // No MQTT client proves itself so.
+            Proof::Oscore => false,
         }
     }
 

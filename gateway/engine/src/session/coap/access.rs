@@ -44,8 +44,7 @@ impl Access {
     pub(super) fn new(setup: &Setup) -> Self {
         let known = |device: &crate::event::DeviceSetup| {
             let acl = Arc::new(Acl::new(device.publish.clone(), device.subscribe.clone()));
-            let has_credentials = device.secret.is_some() || device.certificate.is_some();
-            (device.id.clone(), Known { acl, has_credentials })
+            (device.id.clone(), Known { acl, has_credentials: device.has_credentials() })
         };
         Self { anonymous: setup.anonymous, devices: setup.devices.iter().map(known).collect() }
     }

@@ -212,7 +212,7 @@ impl Table {
         self.reply_bytes += weight(&new.reply);
         // A device that uses a message id anew has rebooted: an answer to the old request with that id would be taken
         // for the answer to the new one. On a stream there are none.
-        let numbered = matches!(address, Address::Datagram(_));
+        let numbered = !matches!(address, Address::Stream(_));
         let overtaken: Vec<Key> = peer
             .exchanges
             .iter()

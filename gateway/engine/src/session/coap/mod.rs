@@ -15,8 +15,10 @@ mod exchange;
 mod listen;
 mod notify;
 mod observe;
+mod oscore;
 mod peer;
 mod prng;
+mod protected;
 mod publish;
 mod reply;
 mod request;
@@ -28,7 +30,7 @@ mod tests;
 mod upload;
 
 use super::{LastValues, Request};
-use crate::event::{Endpoint, Notice, Output, Setup, Via};
+use crate::event::{Endpoint, Notice, Output, RecordKey, Setup, Via};
 use crate::limits::Limits;
 use crate::mutant::Planted;
 use crate::resource::Resource;
@@ -42,6 +44,7 @@ use echo::Echo;
 use exchange::{Key, Table};
 use listen::Listeners;
 use observe::Observers;
+use oscore::{ContextId, Oscore};
 use peer::{Address, Origin};
 use prng::Prng;
 use std::collections::{BTreeMap, VecDeque};
@@ -64,9 +67,18 @@ const PINGS_PER_SECOND: u32 = 1_000;
 /// Answers to multicast requests that wait for their moment; more are not given.
 const DELAYED_MAX: usize = 64;
 
-/// Whom to tell that a message is safe: an exchange.
+/// Whom to tell that something is safe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt(Key);
+pub struct Receipt(Awaited);
+
+/// What becomes safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The message of an exchange.
+    Exchange(Key),
+    /// Sequence numbers of a context.
+    Reserved(ContextId),
+}
 
 /// The CoAP side of the engine.
 #[derive(Debug)]
@@ -84,6 +96,7 @@ pub struct Coap {
     streams: Streams,
     snapshots: Snapshots,
     echo: Echo,
+    oscore: Oscore,
     /// Exchanges whose message answers a command, with the command's id.
     answering: BTreeMap<Key, Box<str>>,
     /// Commands that have been answered, the last ones.
@@ -99,9 +112,9 @@ pub struct Coap {
 }
 
 impl Coap {
-    /// Makes a server without any memory of earlier lives.
+    /// Makes a server. Of earlier lives it knows the numbers that OSCORE keys have used, from the store's records.
     #[must_use]
-    pub fn new(setup: &Setup, planted: Planted) -> Self {
+    pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)]) -> Self {
         Self {
             limits: setup.limits.clone(),
             access: Access::new(setup),
@@ -116,6 +129,7 @@ impl Coap {
             streams: Streams::default(),
             snapshots: Snapshots::default(),
             echo: Echo::new(setup.seed, setup.limits.coap_peers),
+            oscore: Oscore::new(setup, records),
             answering: BTreeMap::new(),
             answered: VecDeque::new(),
             delayed: BTreeMap::new(),
@@ -141,6 +155,7 @@ impl Coap {
         self.access = Access::new(setup);
         self.links = discovery::links(&setup.resources);
         self.resources.clone_from(&setup.resources);
+        self.oscore.configure(&setup.devices);
         self.exchanges.resize(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer);
     }
 
@@ -216,13 +231,16 @@ impl Coap {
         };
         let Header { kind, code, message_id } = message.header();
         match kind {
-            Kind::Acknowledgement => self.acknowledged(now, origin.address, message_id, true),
-            Kind::Reset => self.acknowledged(now, origin.address, message_id, false),
+            Kind::Acknowledgement => self.heard_back(now, endpoint, message_id, true),
+            Kind::Reset => self.heard_back(now, endpoint, message_id, false),
             // Only a NON may ask everybody (RFC 7252, 8.1).
             Kind::Confirmable if origin.multicast => self.stats.refused += 1,
             // An empty CON is a ping (RFC 7252, 4.3); a response that nobody asked for is rejected (5.3.2).
             Kind::Confirmable if !code.is_request() => self.reset(now.instant, &origin, message_id),
             Kind::NonConfirmable if !code.is_request() => self.stats.refused += 1,
+            Kind::Confirmable | Kind::NonConfirmable if self.is_protected(&origin, &message) => {
+                self.protected_request(now, endpoint, origin, &message, &datagram, values);
+            }
             Kind::Confirmable | Kind::NonConfirmable => {
                 self.look_at_place(now.instant, &mut origin, &message);
                 self.request(now, &origin, &message, &datagram, values);
@@ -247,7 +265,11 @@ impl Coap {
             ParseError::Malformed(
                 Header { kind: kind @ (Kind::Acknowledgement | Kind::Reset), message_id, .. },
                 Fault::EmptyTrailing,
-            ) => self.acknowledged(now, origin.address, message_id, kind == Kind::Acknowledgement),
+            ) => {
+                if let Address::Datagram(endpoint) = origin.address {
+                    self.heard_back(now, endpoint, message_id, kind == Kind::Acknowledgement);
+                }
+            }
             ParseError::Malformed(Header { kind: Kind::Confirmable, message_id, .. }, _) => {
                 self.stats.refused += 1;
                 if !origin.multicast {
@@ -304,6 +326,7 @@ impl Coap {
             Address::Datagram(endpoint) => {
                 self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
             }
+            Address::Protected(endpoint, context) => self.send_protected(endpoint, context, &bytes),
             Address::Stream(conn) => self.send_frame(conn, &bytes),
         }
     }

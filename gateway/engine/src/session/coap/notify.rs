@@ -72,7 +72,7 @@ impl Coap {
         // It may have come before a rule was changed.
         let welcome = match observer.address {
             Address::Datagram(endpoint) => observer.proved || self.access.admits_stranger(endpoint.peer),
-            Address::Stream(_) => true,
+            Address::Stream(_) | Address::Protected(..) => true,
         };
         if !welcome || !self.access.may_receive(&observer.device, observer.proved, &message.topic) {
             return self.dismiss(now, number, Code::FORBIDDEN);
@@ -103,7 +103,7 @@ impl Coap {
             let address = observer.address;
             let mut message_id = 0;
             // A stream's transport repeats, orders and slows down.
-            if let Address::Datagram(_) = address {
+            if !matches!(address, Address::Stream(_)) {
                 if observer.wants_confirmation(now, &message) {
                     if self.exchanges.is_busy(address) {
                         return;

@@ -1,6 +1,7 @@
 //! Who sends a request: where from, what is proved of it, and how much it may be sent before it has proved where it is.
 //! Decides nothing about rights.
 
+use super::oscore::ContextId;
 use crate::event::{Endpoint, Via};
 use crate::id::{ConnId, DeviceId};
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,9 @@ const AMPLIFICATION_MAX: usize = 3;
 pub(super) enum Address {
     /// By datagrams: message ids, acknowledgements and repetitions are ours to keep (RFC 7252, 4).
     Datagram(Endpoint),
+    /// By datagrams that are protected with a device's context: a peer of its own beside whoever else is there. What goes
+    /// here goes protected or not at all.
+    Protected(Endpoint, ContextId),
     /// On a stream, which does all that (RFC 8323).
     Stream(ConnId),
 }
@@ -55,6 +59,13 @@ impl Origin {
             verified: bound || local,
             longest: usize::MAX,
         }
+    }
+
+    /// The same, of whom a context proves who it is. With it goes where it is: nobody else can make the request, and it counts
+    /// once.
+    pub(super) fn protected(self, endpoint: Endpoint, context: ContextId, device: DeviceId) -> Self {
+        let address = Address::Protected(endpoint, context);
+        Self { address, device: Some(device), verified: true, ..self }
     }
 
     /// The longest answer that it may be sent, in bytes.

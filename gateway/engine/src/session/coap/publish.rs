@@ -6,7 +6,7 @@ use super::peer::Origin;
 use super::reply::Reply;
 use super::request::{self, Options, Queries};
 use super::upload::{self, Step};
-use super::{Coap, Receipt, content};
+use super::{Awaited, Coap, Receipt, content};
 use crate::id::DeviceId;
 use crate::message::{Qos, Source};
 use crate::mutant::Mutant;
@@ -241,7 +241,7 @@ impl Coap {
                 properties: request::properties(options.content_format, &publish.queries),
                 record: None,
             },
-            receipt: confirmable.then_some(AnyReceipt::Coap(Receipt(key))),
+            receipt: confirmable.then_some(AnyReceipt::Coap(Receipt(Awaited::Exchange(key)))),
         });
         if !confirmable {
             self.stats.acknowledged += 1;
@@ -271,7 +271,7 @@ fn answered_command(call: &Call<'_>, resource: &Resource, who: &Who) -> Option<B
 }
 
 /// A repetition is equal byte for byte; what differs is another message, whatever its message id says.
-fn fingerprint(datagram: &[u8]) -> u64 {
+pub(super) fn fingerprint(datagram: &[u8]) -> u64 {
     let mut hasher = DefaultHasher::new();
     hasher.write(datagram);
     hasher.finish()

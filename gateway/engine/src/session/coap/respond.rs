@@ -7,7 +7,7 @@ use super::notify::command_content;
 use super::peer::{Address, Origin};
 use super::reply::{self, Reply};
 use super::request::is_unwanted;
-use super::{ACK_JITTER_MS, ACK_TIMEOUT, Coap, MAX_RETRANSMIT, Receipt};
+use super::{ACK_JITTER_MS, ACK_TIMEOUT, Awaited, Coap, MAX_RETRANSMIT, Receipt};
 use crate::id::DeviceId;
 use crate::message::Message as Value;
 use crate::time::{Duration, Instant, Now};
@@ -47,7 +47,10 @@ impl Coap {
 
     /// The message behind the receipt is safe: its device may be told.
     pub fn safe(&mut self, now: Now, receipt: Receipt) {
-        let Receipt(key) = receipt;
+        let key = match receipt.0 {
+            Awaited::Exchange(key) => key,
+            Awaited::Reserved(context) => return self.reserved(context),
+        };
         if let Some(command) = self.answering.remove(&key) {
             if self.answered.len() >= ANSWERED_MAX {
                 self.answered.pop_front();
@@ -160,7 +163,7 @@ impl Coap {
     /// Whether answers of any length may go to an address.
     fn is_trusted(&self, now: Instant, address: Address) -> bool {
         match address {
-            Address::Stream(_) => true,
+            Address::Stream(_) | Address::Protected(..) => true,
             Address::Datagram(endpoint) => {
                 endpoint.peer.ip().to_canonical().is_loopback()
                     || endpoint.peer.port() == 0

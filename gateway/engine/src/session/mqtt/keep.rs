@@ -110,8 +110,8 @@ impl Mqtt {
                 session.outbound.restore(number, parcel, now.instant);
                 self.shared.weigh(session);
             }
-            // The topics' business, not the sessions'.
-            RecordKind::Retained => {}
+            // Others' business.
+            RecordKind::Retained | RecordKind::OscoreSequence => {}
             RecordKind::Will => {
                 let client = record::read_client(&key.key)?;
                 let will = record::decode_will(value, &client, now)?;

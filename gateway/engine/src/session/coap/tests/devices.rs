@@ -103,6 +103,7 @@ fn device(id: &str, with_credentials: bool) -> DeviceSetup {
         subscribe: vec![Filter::new(&format!("commands/{id}/#")).unwrap()],
         secret: None,
         certificate: with_credentials.then_some([1; 32]),
+        oscore: None,
     }
 }
 

@@ -1,0 +1,411 @@
+//! OSCORE (RFC 8613) below the server: opens what devices have protected, protects what goes back to them, and has the
+//! sequence numbers of its keys reserved in the store before they are used. It knows messages and no resources.
+//!
+//! A restart forgets which requests have been seen, so that the first one of each device in each life of the gateway is
+//! answered with a challenge (RFC 8613, B.1.2). That costs a round trip and spares the flash a write a request.
+
+use super::exchange::EXCHANGE_LIFETIME;
+use crate::event::{DeviceSetup, Endpoint, Op, RecordKey, RecordKind, Setup};
+use crate::id::DeviceId;
+use crate::time::Instant;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
+use std::sync::Arc;
+use tidegate_oscore::{
+    Challenge, Context, Exchange, Header as OptionHeader, Id, MAX_EXPANSION_BYTES, Opened, ProtectError,
+    Refusal, Replay, Sequence, Session,
+};
+use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token};
+
+/// Numbers reserved with one write: the device that is sent a notification a second costs one in ten minutes or so, and a
+/// restart skips this many of 2^40.
+const RESERVE_STEP: u64 = 1_024;
+
+/// Exchanges of one device that are remembered, to answer them and their repetitions; a device has one at a time (RFC
+/// 7252, 4.7: NSTART), and some have a few.
+const EXCHANGES_MAX: usize = 16;
+
+/// Observations of one device.
+const OBSERVATIONS_MAX: usize = 16;
+
+/// Addresses of one device at which its acknowledgements are looked for.
+const PLACES_MAX: usize = 4;
+
+/// Contexts with the same id, told apart by ID Contexts, that a request without one is tried with.
+const CANDIDATES_MAX: usize = 8;
+
+/// All answers that are kept for repetitions, in bytes; what does not fit is protected anew.
+const KEPT_BYTES_MAX: usize = 4 << 20;
+
+/// A context, as long as the engine runs: never used for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct ContextId(u32);
+
+/// What a protected request turned out to be.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// Genuine and new.
+    Request {
+        context: ContextId,
+        device: DeviceId,
+        /// The request as the device wrote it.
+        datagram: Bytes,
+        /// It is the first from this place.
+        signed_in: bool,
+    },
+    /// The very datagram has come before (RFC 7252, 4.5).
+    Repeated {
+        context: ContextId,
+        /// What was answered, if it was.
+        answer: Option<Bytes>,
+        /// The request as it was opened, as a hash.
+        fingerprint: u64,
+    },
+    /// Genuine, but perhaps not new: this is to be sent back, now or when the store has reserved a number for it.
+    Challenged { context: ContextId, answer: Option<Bytes> },
+    /// To be said unprotected (RFC 8613, 8.2).
+    Refused(Refusal),
+}
+
+/// A request that was opened, and its answers.
+#[derive(Debug)]
+struct Known {
+    endpoint: Endpoint,
+    message_id: u16,
+    token: Token,
+    /// The datagram as it came, as a hash, and as it was opened.
+    outer: u64,
+    fingerprint: u64,
+    exchange: Exchange,
+    observing: bool,
+    /// The last answer, plain as a hash and protected: what is sent again is not protected anew.
+    sent: Option<(u64, Bytes)>,
+    at: Instant,
+}
+
+impl Known {
+    fn kept_bytes(&self) -> usize {
+        self.sent.as_ref().map_or(0, |(_, bytes)| bytes.len())
+    }
+}
+
+/// A challenge that has no number yet.
+#[derive(Debug)]
+struct Waiting {
+    endpoint: Endpoint,
+    header: Header,
+    token: Token,
+    exchange: Exchange,
+}
+
+#[derive(Debug)]
+struct Secured {
+    device: DeviceId,
+    session: Session,
+    known: VecDeque<Known>,
+    places: VecDeque<Endpoint>,
+    /// Up to where a reservation is being stored.
+    reserving: Option<u64>,
+    waiting: Option<Waiting>,
+}
+
+/// All contexts.
+#[derive(Debug)]
+pub(super) struct Oscore {
+    seed: u64,
+    epoch: u64,
+    contexts: BTreeMap<ContextId, Secured>,
+    by_name: BTreeMap<Id, Vec<ContextId>>,
+    places: BTreeSet<(Endpoint, ContextId)>,
+    /// Up to where the numbers of each key are reserved: all that were ever used here, one a secret.
+    reserved: BTreeMap<[u8; 16], u64>,
+    next: u32,
+    kept_bytes: usize,
+}
+
+impl Oscore {
+    pub(super) fn new(setup: &Setup, records: &[(RecordKey, Bytes)]) -> Self {
+        let reserved = records.iter().filter(|(key, _)| key.kind == RecordKind::OscoreSequence);
+        let reserved = reserved.map(|(key, value)| {
+            let name = <[u8; 16]>::try_from(&key.key[..]).unwrap_or_default();
+            // One that cannot be read must not let numbers be used again: the key is used up then.
+            let upto = <[u8; 8]>::try_from(&value[..]).map_or(u64::MAX, u64::from_be_bytes);
+            (name, upto)
+        });
+        let mut oscore = Self {
+            seed: setup.seed,
+            epoch: setup.epoch,
+            contexts: BTreeMap::new(),
+            by_name: BTreeMap::new(),
+            places: BTreeSet::new(),
+            reserved: reserved.collect(),
+            next: 0,
+            kept_bytes: 0,
+        };
+        oscore.configure(&setup.devices);
+        oscore
+    }
+
+    /// Takes over the devices of a configuration. A context whose keys stay keeps everything it knows.
+    pub(super) fn configure(&mut self, devices: &[DeviceSetup]) {
+        let mut before: BTreeMap<_, _> = std::mem::take(&mut self.contexts)
+            .into_iter()
+            .map(|(id, secured)| {
+                ((secured.session.context().fingerprint(), secured.device.clone()), (id, secured))
+            })
+            .collect();
+        self.by_name.clear();
+        for device in devices {
+            let Some(context) = &device.oscore else { continue };
+            let same = before
+                .remove(&(context.fingerprint(), device.id.clone()))
+                .filter(|(_, secured)| secured.session.context() == &**context);
+            let (id, secured) = same.unwrap_or_else(|| {
+                self.next += 1;
+                (ContextId(self.next), self.begin(device.id.clone(), context))
+            });
+            self.by_name.entry(context.recipient_id()).or_default().push(id);
+            self.contexts.insert(id, secured);
+        }
+        for (id, secured) in before.into_values() {
+            self.kept_bytes -= secured.known.iter().map(Known::kept_bytes).sum::<usize>();
+            for place in secured.places {
+                self.places.remove(&(place, id));
+            }
+        }
+    }
+
+    fn begin(&self, device: DeviceId, context: &Arc<Context>) -> Secured {
+        let fingerprint = context.fingerprint();
+        let first = self.reserved.get(&fingerprint).copied().unwrap_or(0);
+        let session = Session::new(
+            (**context).clone(),
+            Sequence::resume(first),
+            Replay::Lost(self.challenge(&fingerprint)),
+        );
+        Secured {
+            device,
+            session,
+            known: VecDeque::new(),
+            places: VecDeque::new(),
+            reserving: None,
+            waiting: None,
+        }
+    }
+
+    /// Another one in each life. It is a secret between the two ends: nobody else sees it.
+    fn challenge(&self, fingerprint: &[u8]) -> Challenge {
+        let mut hasher = DefaultHasher::new();
+        hasher.write_u64(self.seed);
+        hasher.write_u64(self.epoch);
+        hasher.write(fingerprint);
+        hasher.finish().to_be_bytes()
+    }
+
+    /// Whether any device has a context; otherwise the option is one that nobody here knows.
+    pub(super) fn is_used(&self) -> bool {
+        !self.contexts.is_empty()
+    }
+
+    /// The contexts that have been heard from there.
+    pub(super) fn heard_at(&self, endpoint: Endpoint) -> impl Iterator<Item = ContextId> {
+        let all = (endpoint, ContextId(0))..=(endpoint, ContextId(u32::MAX));
+        self.places.range(all).map(|(_, context)| *context)
+    }
+
+    /// Opens a request (RFC 8613, 8.2). `fingerprint` hashes one.
+    pub(super) fn open(
+        &mut self,
+        now: Instant,
+        endpoint: Endpoint,
+        request: &Message<'_>,
+        datagram: &[u8],
+        fingerprint: impl Fn(&[u8]) -> u64,
+    ) -> Incoming {
+        let Some(option) =
+            request.option(OptionNumber::OSCORE).and_then(|value| OptionHeader::parse(value).ok())
+        else {
+            return Incoming::Refused(Refusal::Malformed);
+        };
+        let (Some(kid), Some(_)) = (option.kid, option.partial_iv) else {
+            return Incoming::Refused(Refusal::Malformed);
+        };
+        let outer = fingerprint(datagram);
+        let mut refusal = Refusal::UnknownContext;
+        let candidates = Id::new(kid).and_then(|kid| self.by_name.get(&kid)).cloned().unwrap_or_default();
+        for id in candidates.into_iter().take(CANDIDATES_MAX) {
+            let Some(secured) = self.contexts.get_mut(&id) else { continue };
+            if let Some(known) = secured.repeated(now, endpoint, request.message_id(), outer) {
+                let answer = known.sent.as_ref().map(|(_, bytes)| bytes.clone());
+                let fingerprint = known.fingerprint;
+                return Incoming::Repeated { context: id, answer, fingerprint };
+            }
+            let mut buffer = vec![0; datagram.len()];
+            match secured.session.open_request(request, &mut buffer) {
+                Ok(Opened::Request { datagram, exchange }) => {
+                    let datagram = Bytes::copy_from_slice(datagram);
+                    let known = Known {
+                        endpoint,
+                        message_id: request.message_id(),
+                        token: request.token(),
+                        outer,
+                        fingerprint: fingerprint(&datagram),
+                        exchange,
+                        observing: false,
+                        sent: None,
+                        at: now,
+                    };
+                    let device = secured.device.clone();
+                    self.kept_bytes -= secured.remember(known);
+                    let signed_in = self.heard(id, endpoint);
+                    return Incoming::Request { context: id, device, datagram, signed_in };
+                }
+                Ok(Opened::Challenge { exchange }) => {
+                    let answer = secured.ask(endpoint, request, exchange);
+                    return Incoming::Challenged { context: id, answer };
+                }
+                // With another context of the same id it may be right.
+                Err(Refusal::Decryption) => refusal = Refusal::Decryption,
+                Err(Refusal::UnknownContext) => {}
+                Err(other) => return Incoming::Refused(other),
+            }
+        }
+        Incoming::Refused(refusal)
+    }
+
+    /// Notes where a context is heard from; true when it was not there before.
+    fn heard(&mut self, id: ContextId, endpoint: Endpoint) -> bool {
+        let Some(secured) = self.contexts.get_mut(&id) else { return false };
+        if !self.places.insert((endpoint, id)) {
+            return false;
+        }
+        secured.places.push_back(endpoint);
+        if secured.places.len() > PLACES_MAX
+            && let Some(oldest) = secured.places.pop_front()
+        {
+            self.places.remove(&(oldest, id));
+        }
+        true
+    }
+
+    /// Protects a message to a device (RFC 8613, 8.3). `None`: it must not go, for what it answers is forgotten, or no number
+    /// is reserved for it. Empty messages have nothing to protect.
+    pub(super) fn protect(&mut self, id: ContextId, endpoint: Endpoint, plain: &Bytes) -> Option<Bytes> {
+        let message = Message::parse(plain).ok()?;
+        if message.code() == Code::EMPTY {
+            return Some(plain.clone());
+        }
+        let secured = self.contexts.get_mut(&id)?;
+        let token = message.token();
+        let known = secured
+            .known
+            .iter_mut()
+            .rev()
+            .find(|known| known.endpoint == endpoint && known.token == token)?;
+        let fingerprint = hash(plain);
+        if let Some((_, bytes)) = known.sent.as_ref().filter(|(sent, _)| *sent == fingerprint) {
+            return Some(bytes.clone());
+        }
+        known.observing = message.option(OptionNumber::OBSERVE).is_some();
+        let mut buffer = vec![0; plain.len() + MAX_EXPANSION_BYTES];
+        let length = secured.session.protect_response(&mut known.exchange, &message, &mut buffer).ok()?.len();
+        buffer.truncate(length);
+        let bytes = Bytes::from(buffer);
+        self.kept_bytes -= known.kept_bytes();
+        let keep = self.kept_bytes + bytes.len() <= KEPT_BYTES_MAX;
+        known.sent = keep.then(|| (fingerprint, bytes.clone()));
+        self.kept_bytes += known.kept_bytes();
+        Some(bytes)
+    }
+
+    /// The reservation that is to be stored for a context now, if any; to be called after each use of it.
+    pub(super) fn reserve(&mut self, id: ContextId) -> Option<Op> {
+        let secured = self.contexts.get_mut(&id)?;
+        if secured.reserving.is_some() {
+            return None;
+        }
+        let upto = secured.session.sequence().to_reserve(RESERVE_STEP)?;
+        secured.reserving = Some(upto);
+        let key = Bytes::copy_from_slice(&secured.session.context().fingerprint());
+        let value = Bytes::copy_from_slice(&upto.to_be_bytes());
+        Some(Op::Put { key: RecordKey { kind: RecordKind::OscoreSequence, key }, value })
+    }
+
+    /// The reservation is stored: its numbers may be used. Gives the challenge that has waited for one.
+    pub(super) fn reserved(&mut self, id: ContextId) -> Option<(Endpoint, Bytes)> {
+        let secured = self.contexts.get_mut(&id)?;
+        let upto = secured.reserving.take()?;
+        self.reserved.insert(secured.session.context().fingerprint(), upto);
+        secured.session.sequence_mut().stored(upto);
+        let Waiting { endpoint, header, token, exchange } = secured.waiting.take()?;
+        Some((endpoint, secured.challenge(endpoint, header, token, exchange)?))
+    }
+}
+
+impl Secured {
+    /// The request of which this datagram is a copy.
+    fn repeated(&self, now: Instant, endpoint: Endpoint, message_id: u16, outer: u64) -> Option<&Known> {
+        self.known.iter().find(|known| {
+            (known.endpoint, known.message_id, known.outer) == (endpoint, message_id, outer)
+                && (known.observing || now.since(known.at) < EXCHANGE_LIFETIME)
+        })
+    }
+
+    /// Remembers a request, and forgets one whose token it takes over and the oldest beyond the bound. Gives the bytes that
+    /// are no longer kept.
+    fn remember(&mut self, new: Known) -> usize {
+        let mut freed = 0;
+        self.known.retain(|known| {
+            let stays = (known.endpoint, known.token) != (new.endpoint, new.token);
+            freed += if stays { 0 } else { known.kept_bytes() };
+            stays
+        });
+        for (observing, most) in [(false, EXCHANGES_MAX), (true, OBSERVATIONS_MAX)] {
+            if self.known.iter().filter(|known| known.observing == observing).count() >= most
+                && let Some(oldest) = self.known.iter().position(|known| known.observing == observing)
+                && let Some(known) = self.known.remove(oldest)
+            {
+                freed += known.kept_bytes();
+            }
+        }
+        self.known.push_back(new);
+        freed
+    }
+
+    /// Asks for proof that a request is new.
+    fn ask(&mut self, endpoint: Endpoint, request: &Message<'_>, exchange: Exchange) -> Option<Bytes> {
+        let kind = match request.kind() {
+            Kind::Confirmable => Kind::Acknowledgement,
+            _ => Kind::NonConfirmable,
+        };
+        // A NON's answer needs an id of its own; any will do, as nothing answers to it.
+        let header = Header { kind, ..request.header() };
+        self.challenge(endpoint, header, request.token(), exchange)
+    }
+
+    fn challenge(
+        &mut self,
+        endpoint: Endpoint,
+        header: Header,
+        token: Token,
+        mut exchange: Exchange,
+    ) -> Option<Bytes> {
+        let mut buffer = [0; 32 + MAX_EXPANSION_BYTES];
+        match self.session.challenge(&mut exchange, header, token, &mut buffer) {
+            Ok(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            Err(ProtectError::Sequence(_)) => {
+                // The last one waits; who sent an earlier one sends it again.
+                self.waiting = Some(Waiting { endpoint, header, token, exchange });
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
