@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 use tidegate_node::coap::secured::Secured;
 use tidegate_node::coap::{Event, Publication, Publisher};
@@ -43,14 +43,7 @@ fn spawn(script_name: &str, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
 
 #[test]
 fn aiocoap_makes_its_tour_with_oscore_over_a_restart_of_the_gateway() {
-    let mut gateway = Gateway::prepare(
-        "[access]\nanonymous = \"never\"\n[device.boiler-3]\nsubscribe = [\"sensors/boiler-3/#\"]\n\
-         oscore = { device_id = \"5a02\", secret_file = \"boiler-3.oscore\" }\n",
-    );
-    let secret = gateway.folder().join("boiler-3.oscore");
-    std::fs::write(&secret, SECRET).unwrap();
-    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
-    gateway.start_again();
+    let mut gateway = gateway();
     let folder = tempfile::tempdir().unwrap();
     context(folder.path(), "5a02", "01");
     let url = format!("coap://{}", gateway.coap);
@@ -74,6 +67,50 @@ fn aiocoap_makes_its_tour_with_oscore_over_a_restart_of_the_gateway() {
         gateway.log()
     );
     assert!(!gateway.log().contains(SECRET));
+}
+
+/// A gateway that lets in one device and nobody else.
+fn gateway() -> Gateway {
+    let mut gateway = Gateway::prepare(
+        "[access]\nanonymous = \"never\"\n[device.boiler-3]\nsubscribe = [\"sensors/boiler-3/#\"]\n\
+         oscore = { device_id = \"5a02\", secret_file = \"boiler-3.oscore\" }\n",
+    );
+    let secret = gateway.folder().join("boiler-3.oscore");
+    std::fs::write(&secret, SECRET).unwrap();
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
+    gateway.start_again();
+    gateway
+}
+
+#[test]
+fn libcoap_makes_its_tour_with_oscore_over_a_restart_of_the_gateway() {
+    let mut gateway = gateway();
+    let folder = tempfile::tempdir().unwrap();
+    let (keys, numbers) = (folder.path().join("keys"), folder.path().join("numbers"));
+    let written =
+        format!("master_secret,hex,\"{SECRET}\"\nsender_id,hex,\"5a02\"\nrecipient_id,hex,\"01\"\n");
+    std::fs::write(&keys, written).unwrap();
+    let topic = format!("coap://{}/t/sensors/boiler-3", gateway.coap);
+    let ask = |args: &[&str], path: &str| {
+        let mut command = Command::new(super::target().join("trixie/coap-client"));
+        command.arg("-E").arg(format!("{},{}", keys.display(), numbers.display()));
+        command.args(["-B", "30"]).args(args).arg(format!("{topic}/{path}"));
+        let output = command
+            .output()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run packages installs it"));
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    };
+    assert_eq!(ask(&["-m", "put", "-e", "71.5"], "t?retain=1"), "");
+    assert_eq!(ask(&["-m", "get"], "t"), "71.5");
+    let large = "q".repeat(3_000);
+    assert_eq!(ask(&["-b", "64", "-m", "put", "-e", &large], "large?retain=1"), "");
+    assert_eq!(ask(&["-b", "64", "-m", "get"], "large"), large);
+    assert!(ask(&["-s", "1", "-m", "get"], "t").starts_with("71.5"), "observed for a second");
+    gateway.kill();
+    gateway.start_again();
+    assert_eq!(ask(&["-m", "put", "-e", "71.6"], "t?retain=1"), "");
+    assert_eq!(ask(&["-m", "get"], "t"), "71.6");
+    assert!(ask(&["-m", "get"], "nowhere").contains("4.04"));
 }
 
 /// Publishes until it is acknowledged.

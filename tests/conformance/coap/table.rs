@@ -94,6 +94,42 @@ const RFC_7959: &[(&str, u16, u16)] = &[
     ("E3.3", 1, 1),
 ];
 
+/// Sections of RFC 8613, with the numbers of their first and last statement.
+const RFC_8613: &[(&str, u16, u16)] = &[
+    ("3.1", 1, 1),
+    ("3.2", 1, 1),
+    ("3.2.1", 1, 1),
+    ("3.3", 1, 2),
+    ("4", 1, 1),
+    ("4.1", 1, 1),
+    ("4.1.3.1", 1, 1),
+    ("4.1.3.2", 1, 1),
+    ("4.1.3.3", 1, 1),
+    ("4.1.3.4.1", 1, 1),
+    ("4.1.3.4.2", 1, 1),
+    ("4.1.3.5", 1, 1),
+    ("4.1.3.5.1", 1, 2),
+    ("4.1.3.5.2", 1, 2),
+    ("4.1.3.6", 1, 1),
+    ("4.1.3.7", 1, 1),
+    ("4.2", 1, 1),
+    ("4.3", 1, 1),
+    ("5", 1, 3),
+    ("5.2", 1, 2),
+    ("5.4", 1, 1),
+    ("6.1", 1, 1),
+    ("7.1", 1, 1),
+    ("7.2", 1, 1),
+    ("7.2.1", 1, 1),
+    ("7.4", 1, 2),
+    ("7.5", 1, 1),
+    ("8.2", 1, 5),
+    ("8.3", 1, 2),
+    ("12", 1, 1),
+    ("B.1.1", 1, 1),
+    ("B.1.2", 1, 1),
+];
+
 /// Sections of the notes on attacks, with the numbers of their first and last statement.
 const ATTACKS: &[(&str, u16, u16)] = &[
     ("C01", 1, 1),
@@ -129,6 +165,11 @@ fn every_statement_of_rfc_7641_is_held_by_a_test_or_has_a_reason() {
 #[test]
 fn every_statement_of_rfc_7959_is_held_by_a_test_or_has_a_reason() {
     check("RFC-7959.md", RFC_7959);
+}
+
+#[test]
+fn every_statement_of_rfc_8613_is_held_by_a_test_or_has_a_reason() {
+    check("RFC-8613.md", RFC_8613);
 }
 
 #[test]
