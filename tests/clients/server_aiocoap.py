@@ -15,7 +15,7 @@ from aiocoap.oscore import FilesystemSecurityContext
 from aiocoap.oscore_sitewrapper import OscoreSiteWrapper
 
 
-class Taking(resource.Resource, resource.PathCapable):
+class Taking(resource.Resource):
     async def render_post(self, request):
         if not getattr(request.remote, "authenticated_claims", None):
             return aiocoap.Message(code=Code.UNAUTHORIZED)
@@ -27,7 +27,9 @@ async def main():
     site = resource.Site()
     site.add_resource(["t"], Taking())
     credentials = CredentialsMap()
-    credentials[":device"] = FilesystemSecurityContext(basedir=sys.argv[2])
+    context = FilesystemSecurityContext(basedir=sys.argv[2])
+    context.authenticated_claims = ["device"]
+    credentials[":device"] = context
     server = await aiocoap.Context.create_server_context(
         OscoreSiteWrapper(site, credentials), bind=("127.0.0.1", int(sys.argv[1])), server_credentials=credentials
     )
