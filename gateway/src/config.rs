@@ -11,10 +11,13 @@ mod mistake;
 mod mqtt;
 mod network;
 mod oscore;
+mod psk;
 mod read;
+mod resources;
 mod routes;
 mod schema;
 mod secret;
+mod serial;
 mod upstreams;
 mod value;
 mod written;
@@ -24,6 +27,8 @@ pub use mistake::{Mistake, Mistakes, Place, Severity};
 pub use network::{Network, NotANetwork};
 pub(crate) use value::{show_duration, show_size};
 
+use crate::listen::dtls::PresharedKey;
+use crate::listen::serial::Line;
 use crate::tls::Tls;
 use read::Report;
 use std::io::Read as _;
@@ -56,12 +61,18 @@ pub struct Config {
     pub coap_listen: Vec<SocketAddr>,
     /// `[[coap.resource]]`, and behind them the shipped ones.
     pub coap_resources: Vec<Resource>,
+    /// `coap.dtls`.
+    pub coap_dtls: Option<CoapDtls>,
+    /// `[[serial]]`.
+    pub serial: Vec<Line>,
     /// `admin.listen`; `None` when the operator wrote an empty text.
     pub admin_listen: Option<SocketAddr>,
     /// `access.anonymous`.
     pub anonymous: Anonymous,
     /// `device.ID`, inline and in the files of `gateway.devices`, in the order of their ids.
     pub devices: Vec<DeviceSetup>,
+    /// The pre-shared keys of those that have one.
+    pub keys: Vec<PresharedKey>,
     /// `upstream.NAME`, in the order of their names.
     pub upstreams: Vec<Upstream>,
     /// `[[route]]`, in the operator's order; without any, one that takes everything to the only upstream.
@@ -164,6 +175,15 @@ pub struct Secure {
     pub listen: Vec<SocketAddr>,
     /// `certificate`, `key`, `client_ca` and `client_crl`, read and checked.
     pub tls: Tls,
+}
+
+/// CoAP over DTLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoapDtls {
+    /// `listen`.
+    pub listen: Vec<SocketAddr>,
+    /// `certificate`, `key`, `client_ca` and `client_crl`, read and checked; without them, pre-shared keys only.
+    pub tls: Option<Tls>,
 }
 
 /// MQTT over WebSocket.

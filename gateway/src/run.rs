@@ -13,9 +13,9 @@ use crate::connection::Entrance;
 use crate::driver::{self, Ended, Handle, Parts};
 use crate::inbox::inbox;
 use crate::listen::admission::Admission;
-use crate::listen::coap::Sockets;
+use crate::listen::coap::{Outlet, Sockets};
 use crate::listen::handshake::{Door, Transport};
-use crate::listen::{BindError, mqtt};
+use crate::listen::{BindError, dtls, mqtt, serial};
 use crate::memory;
 use crate::notify;
 use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
@@ -47,6 +47,9 @@ pub enum RunError {
     /// An address.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// DTLS.
+    #[error(transparent)]
+    Dtls(#[from] dtls::SetUpError),
     /// An upstream.
     #[error(transparent)]
     Upstream(#[from] StartError),
@@ -111,6 +114,7 @@ struct Gateway {
     /// The administrator's side and systemd's; they end when this is dropped.
     onlookers: JoinSet<()>,
     signals: Signals,
+    dtls: Vec<Arc<dtls::Server>>,
 }
 
 /// What a signal means.
@@ -170,8 +174,24 @@ impl Gateway {
         // The store first: that another gateway has this directory explains more than that it has our port.
         let opened = open_store(&config)?;
         let listeners = bind(&config)?;
-        let sockets = Sockets::bind(&config.coap_listen, config.limits.coap_message_bytes)?;
+        let mut sockets = Sockets::bind(&config.coap_listen, config.limits.coap_message_bytes)?;
         let datagrams = sockets.numbered().map(|(_, socket)| socket.local_addr()).collect();
+        let secure = config.coap_dtls.iter().flat_map(|dtls| &dtls.listen);
+        let secure: Vec<_> = secure
+            .map(|address| dtls::Server::bind(*address, &setup::dtls(&config)).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        let secure: Vec<_> = secure
+            .into_iter()
+            .map(|server| (sockets.add(Outlet::Dtls(Arc::clone(&server))), server))
+            .collect();
+        let serial: Vec<_> = config
+            .serial
+            .iter()
+            .map(|line| {
+                let (outbox, inlet) = serial::outbox();
+                (sockets.add(Outlet::Serial(outbox)), line.clone(), inlet)
+            })
+            .collect();
         let admin_listener = config.admin_listen.map(admin::bind).transpose()?;
 
         let (inbox, facts) = inbox();
@@ -216,6 +236,7 @@ impl Gateway {
             epoch: opened.epoch,
             data_dir: config.data_dir.clone(),
             admission: Arc::clone(&admission),
+            dtls: secure.iter().map(|(_, server)| Arc::clone(server)).collect(),
         };
         let admin = Admin::new(about, handle.clone());
         let mut gateway = Self {
@@ -228,7 +249,17 @@ impl Gateway {
             listeners: JoinSet::new(),
             onlookers: JoinSet::new(),
             signals,
+            dtls: secure.iter().map(|(_, server)| Arc::clone(server)).collect(),
         };
+        for (number, server) in secure {
+            announce("CoAP over DTLS", server.local_addr());
+            gateway.listeners.spawn(server.serve(number, entrance.inbox().clone()));
+        }
+        for (number, line, inlet) in serial {
+            let longest = gateway.config.limits.coap_message_bytes;
+            let inbox = entrance.inbox().clone();
+            gateway.listeners.spawn(serial::serve(line, inlet, number, longest, inbox));
+        }
         gateway.listen(listeners, datagrams);
         gateway.look_on(admin_listener);
         Ok(gateway)
@@ -383,6 +414,9 @@ impl Gateway {
         self.handle.reload(setup::of(&config, &lanes, 0)).await;
         self.admission.set_limits(&config.limits);
         self.door.reload(&config);
+        for server in &self.dtls {
+            server.reload(&setup::dtls(&config)).map_err(|error| error.to_string())?;
+        }
         self.config = config;
         Ok((!restart.is_empty()).then(|| restart.join(", ")))
     }

@@ -72,11 +72,49 @@ pub(crate) struct Authorities {
 pub struct Tls {
     config: Arc<ServerConfig>,
     about: String,
-    asks: bool,
+    certified: Certified,
     digest: [u8; 32],
 }
 
+/// What a protocol other than TLS takes from here: our certificate with its key, and the judge of the peers' ones.
+#[derive(Clone)]
+pub(crate) struct Certified {
+    certificate: CertificateDer<'static>,
+    key: Arc<PrivateKeyDer<'static>>,
+    judge: Option<Arc<dyn ClientCertVerifier>>,
+    clock: Arc<NotBefore>,
+}
+
+impl Certified {
+    /// Our own certificate, without those that lead to its authority, and its private key (DER).
+    pub(crate) fn own(&self) -> (&[u8], &[u8]) {
+        (&self.certificate, self.key.secret_der())
+    }
+
+    /// Whether a peer without a verified certificate is turned away.
+    pub(crate) fn asks(&self) -> bool {
+        self.judge.is_some()
+    }
+
+    /// Whom a peer's certificate names, when one of the authorities has issued it and has not revoked it.
+    ///
+    /// # Errors
+    /// Why it is not accepted, in words for the log.
+    pub(crate) fn judge(&self, certificate: &[u8]) -> Result<Certificate, String> {
+        let certificate = CertificateDer::from(certificate);
+        let judge = self.judge.as_ref().ok_or_else(|| "nobody asked for it".to_owned())?;
+        let now = self.clock.current_time().unwrap_or_else(UnixTime::now);
+        judge.verify_client_cert(&certificate, &[], now).map_err(|error| error.to_string())?;
+        named(&certificate)
+    }
+}
+
 impl Tls {
+    /// What protocols other than TLS take from it.
+    pub(crate) fn certified(&self) -> &Certified {
+        &self.certified
+    }
+
     /// For handshakes.
     #[must_use]
     pub fn config(&self) -> &Arc<ServerConfig> {
@@ -92,7 +130,7 @@ impl Tls {
     /// Whether a peer without a verified certificate is turned away (`client_ca`).
     #[must_use]
     pub fn asks_for_certificates(&self) -> bool {
-        self.asks
+        self.certified.asks()
     }
 }
 
@@ -285,18 +323,23 @@ pub(crate) fn assemble(
     let contents = sha256(contents);
 
     let mut about = format!("{}, good until {}", chain.shown, day(chain.not_after));
-    let asks = authorities.is_some();
-    let verifier = match authorities {
-        None => WebPkiClientVerifier::no_client_auth(),
+    let judge = match authorities {
+        None => None,
         Some(authorities) => {
             about += &format!("; devices need a certificate of {}", authorities.shown);
-            verifier(authorities.roots, revoked, &provider).map_err(|error| {
+            Some(verifier(authorities.roots, revoked, &provider).map_err(|error| {
                 (
                     Part::ClientCrl,
                     Fault { what: error, right: "name the authority's lists, as it issued them".to_owned() },
                 )
-            })?
+            })?)
         }
+    };
+    let certified = Certified {
+        certificate: chain.certificates.first().cloned().unwrap_or_else(|| CertificateDer::from_slice(&[])),
+        key: Arc::new(key.clone_key()),
+        judge: judge.clone(),
+        clock: Arc::new(NotBefore(chain.not_before)),
     };
     let signing = provider.key_provider.load_private_key(key).or_else(|error| {
         fault(
@@ -328,18 +371,18 @@ pub(crate) fn assemble(
         (Part::Certificate, Fault { what, right: "report this".to_owned() })
     };
     let tickets = provider::Ticketer::new().map_err(refused)?;
-    let clock = Arc::new(NotBefore(chain.not_before));
+    let clock = Arc::clone(&certified.clock) as Arc<dyn TimeProvider>;
     let mut config = ServerConfig::builder_with_details(provider, clock)
         .with_safe_default_protocol_versions()
         .map_err(refused)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(judge.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     // What a resumption needs is in the ticket: thousands of devices that come back after a power cut cost no memory here.
     // New files mean new keys for tickets, so a revoked certificate does not come back with an old one.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = tickets;
     config.send_tls13_tickets = TICKETS;
-    Ok(Tls { config: Arc::new(config), about, asks, digest: contents })
+    Ok(Tls { config: Arc::new(config), about, certified, digest: contents })
 }
 
 fn verifier(

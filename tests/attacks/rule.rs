@@ -25,7 +25,8 @@ const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(10);
 /// Events of the audit log.
 const EVENTS: [&str; 5] = ["sign-in", "sign-in refused", "taken over", "denied", "configuration"];
 
-/// One of the process's sizes in bytes: `VmRSS` is what it holds, `VmHWM` the most that it has held.
+/// One of the process's sizes in bytes: `VmHWM` is the most that it has held, `RssAnon` what it holds now of its own, without the
+/// pages of its program, which the kernel takes back when it likes.
 fn memory(gateway: &Gateway, what: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':')).unwrap();
@@ -79,7 +80,7 @@ pub(crate) fn stands(case: &Case) -> Arena {
     let bystander = arena.bystander();
     acknowledged(&arena, &bystander, WARM);
     let before = Look::at(&arena, case);
-    let (height, held) = (memory(&arena.gateway, "VmHWM"), memory(&arena.gateway, "VmRSS"));
+    let (height, held) = (memory(&arena.gateway, "VmHWM"), memory(&arena.gateway, "RssAnon"));
     let (so_far, _) = (bystander.acknowledged(), bystander.latencies());
     let (cpu, began) = (arena.cpu(), Instant::now());
 
@@ -93,7 +94,7 @@ pub(crate) fn stands(case: &Case) -> Arena {
     assert!(slowest < ACKNOWLEDGED_WITHIN, "the bystander waited {slowest:?}");
     let grown = memory(&arena.gateway, "VmHWM").saturating_sub(height);
     assert!(grown <= GROWTH_BYTES_MOST, "memory grew by {} KiB", grown >> 10);
-    let left = || memory(&arena.gateway, "VmRSS").saturating_sub(held);
+    let left = || memory(&arena.gateway, "RssAnon").saturating_sub(held);
     let back = wait_for(BACK_WITHIN, || (left() <= LEFT_BYTES_MOST).then_some(()));
     assert!(back.is_some(), "{} KiB more are held than before", left() >> 10);
     println!(

@@ -60,6 +60,8 @@ fn what_the_shipped_configuration_shows_as_a_default_is_one() {
     assert_eq!(all.mqtt_websocket.listen, ["127.0.0.1:8083".parse().unwrap()]);
     assert_eq!(all.mqtt_websocket.tls.unwrap().listen, ["127.0.0.1:8084".parse().unwrap()]);
     assert_eq!(all.mqtt_proxies.len(), 1);
+    assert_eq!(all.coap_dtls.unwrap().listen, ["127.0.0.1:5684".parse().unwrap()]);
+    assert_eq!((all.serial.len(), all.keys.len()), (1, 1));
     let [device] = &all.devices[..] else { panic!("{:?}", all.devices) };
     assert_eq!(device.publish[0].as_str(), "sensors/boiler-3/#");
     assert_eq!(device.subscribe[0].as_str(), "commands/boiler-3/#");

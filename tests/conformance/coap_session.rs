@@ -44,7 +44,7 @@ fn at(micros: u64) -> Now {
 }
 
 fn device(number: u16) -> Endpoint {
-    Endpoint { socket: 0, peer: format!("192.0.2.1:{}", 1_000 + number).parse().unwrap() }
+    Endpoint { socket: 0, peer: format!("192.0.2.1:{}", 1_000 + number).parse().unwrap(), association: 0 }
 }
 
 /// Nothing is retained.

@@ -496,7 +496,7 @@ fn lanes_of_a_message(setup: &Setup) -> u64 {
 
 /// Where a device's datagrams come from.
 pub(crate) fn endpoint(device: usize, port: u16) -> Endpoint {
-    Endpoint { socket: 0, peer: SocketAddr::new(address(device), port) }
+    Endpoint { socket: 0, peer: SocketAddr::new(address(device), port), association: 0 }
 }
 
 /// A device's address.

@@ -26,7 +26,7 @@ impl Engine {
         }
     }
 
-    fn accept(&mut self, incoming: Incoming, receipt: Option<Receipt>) {
+    pub(super) fn accept(&mut self, incoming: Incoming, receipt: Option<Receipt>) {
         self.stats.accepted += 1;
         self.last = self.last.next();
         let message = Arc::new(Message {

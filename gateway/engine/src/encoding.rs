@@ -61,6 +61,7 @@ pub fn take_message(bytes: &mut &[u8]) -> Result<Message, &'static str> {
     let source = match bytes.try_get_u8().map_err(|_| SHORT)? {
         0 => Source::Mqtt,
         1 => Source::Coap,
+        2 => Source::Serial,
         _ => return Err("its message came by an unknown protocol"),
     };
     let text = |field| std::str::from_utf8(field).map_err(|_| "a name in its message is not UTF-8");

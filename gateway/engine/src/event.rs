@@ -14,6 +14,7 @@ pub use store::{Batch, LaneState, Op, RecordKey, RecordKind, Recovered, StoreFau
 
 use crate::id::{BatchId, ConnId, DeviceId, LaneId, Seq, Tag, UpstreamId};
 use crate::message::Message;
+use crate::topic::Topic;
 use bytes::Bytes;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -52,6 +53,9 @@ pub struct Endpoint {
     pub socket: u16,
     /// The other end.
     pub peer: SocketAddr,
+    /// Which of the associations that the shell has had with it (DTLS), so that what was meant for one never reaches the next one,
+    /// who may be somebody else; 0 where there are none.
+    pub association: u32,
 }
 
 /// How a CoAP datagram came to the shell, and what that says about its sender.
@@ -124,6 +128,15 @@ pub enum Input {
         via: Via,
         /// What came.
         bytes: Bytes,
+    },
+    /// A line of text came in from a board that only prints (`[[serial]]`).
+    Line {
+        /// Who is at the other end.
+        device: DeviceId,
+        /// Under which name it is published.
+        topic: Topic,
+        /// What came, without the line's end.
+        text: Bytes,
     },
     /// Every operation of the batch is on the medium, synced. Batches are answered in their order.
     Committed {
@@ -264,7 +277,7 @@ pub enum Output {
         upstream: UpstreamId,
     },
     /// Verify a password and answer [`Input::Verified`]. A slow one at a time, and never on the thread that drives the
-    /// engine; there are [`Limits::verifications`] of those at the most.
+    /// engine; there are twice [`Limits::verifications`] of those at the most.
     Verify {
         /// For which connection.
         conn: ConnId,

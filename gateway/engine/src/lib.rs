@@ -154,6 +154,15 @@ impl Engine {
             Input::Datagram { endpoint, via, bytes } => {
                 self.coap.datagram(now, endpoint, via, bytes, &self.mqtt);
             }
+            Input::Line { device, topic, text } => {
+                self.stats.serial.received += 1;
+                if self.holding {
+                    // Nobody there can be told to hold.
+                    self.stats.serial.dropped += 1;
+                } else {
+                    self.accept(session::serial::line(device, topic, text), None);
+                }
+            }
             Input::Committed { batch } => self.committed(batch),
             Input::CommitFailed { batch, .. } if self.planted.is(Mutant::FailedCommitIsDone) => {
                 self.committed(batch);

@@ -50,7 +50,8 @@ pub struct Limits {
     pub retained_bytes: usize,
     /// Sessions of one device: it may have several clients, a dashboard among them.
     pub sessions_per_device: usize,
-    /// Slow verifications of passwords that are ordered and not answered, in all.
+    /// Slow verifications of passwords that are ordered and not answered, in all: so many for devices at addresses where they have
+    /// signed in before, and so many for all others.
     pub verifications: usize,
     /// And for one device.
     pub verifications_per_device: usize,
@@ -90,6 +91,10 @@ pub struct Limits {
     pub record_patience: Duration,
     /// The largest CoAP message.
     pub coap_message_bytes: usize,
+    /// DTLS associations of one address; beyond it the one that was silent for longest makes room.
+    pub dtls_associations: usize,
+    /// A DTLS association that was silent for so long ends.
+    pub dtls_idle: Duration,
     /// CoAP peers remembered for deduplication, and the exchanges kept for each.
     pub coap_peers: usize,
     /// Exchanges remembered for one CoAP peer.
@@ -185,6 +190,10 @@ impl Default for Limits {
             outgoing_bytes_in_all: 32 << 20,
             outgoing_spill_after: Duration::from_millis(250),
             record_patience: Duration::from_secs(10),
+            // 8 KiB each.
+            dtls_associations: 2_000,
+            // Devices that sleep for hours must not begin anew at every reading.
+            dtls_idle: Duration::from_secs(86_400),
             coap_message_bytes: 1_280,
             coap_peers: 4_096,
             coap_exchanges_per_peer: 32,

@@ -27,6 +27,8 @@ pub enum Source {
     Mqtt = 0,
     /// CoAP, any transport.
     Coap = 1,
+    /// Text on a serial line.
+    Serial = 2,
 }
 
 /// What a publisher said about its payload and wants carried along unchanged (MQTT 5.0, 3.3.2.3; RFC 7252, 5.10.3).

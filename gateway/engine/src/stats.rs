@@ -7,6 +7,8 @@ pub struct Stats {
     pub mqtt: ProtocolStats,
     /// The CoAP side.
     pub coap: ProtocolStats,
+    /// Lines of text on serial lines. (CoAP there counts as CoAP.)
+    pub serial: ProtocolStats,
     /// Counter: messages accepted from devices.
     pub accepted: u64,
     /// Counter: messages that no route takes.

@@ -88,7 +88,7 @@ impl Bench {
         let [high, low] = message_id.to_be_bytes();
         let head = [0x40, 0x02, high, low, 0xB1, b't', 0x07];
         let bytes = [&head[..], b"sensors", &[0x01, b'a', 0x01, b'x', 0xFF, b'1']].concat();
-        let endpoint = Endpoint { socket: 0, peer: "127.0.0.1:9999".parse().unwrap() };
+        let endpoint = Endpoint { socket: 0, peer: "127.0.0.1:9999".parse().unwrap(), association: 0 };
         self.on(Input::Datagram { endpoint, via: crate::event::Via::Open, bytes: bytes.into() })
     }
 

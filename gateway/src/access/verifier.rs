@@ -13,7 +13,7 @@ use tidegate_engine::id::ConnId;
 /// After a wrong password the thread rests for so many times as long as it took.
 const REST: u32 = 3;
 
-/// Questions that may wait: more than the engine's bound (`Limits::verifications`).
+/// Questions that may wait: more than the engine's bound (twice `Limits::verifications`).
 const QUESTIONS: usize = 256;
 
 struct Question {

@@ -122,7 +122,8 @@ impl View {
     }
 
     fn protocols(&self, f: &mut Family<'_, '_>) -> Result<(), Error> {
-        let both = || [("mqtt", &self.status.mqtt), ("coap", &self.status.coap)];
+        let all =
+            || [("mqtt", &self.status.mqtt), ("coap", &self.status.coap), ("serial", &self.status.serial)];
         type Field = fn(&Protocol) -> u64;
         let gauges: [(&str, &str, Field); 3] = [
             ("peers", "Connections, or CoAP peers remembered", |p| p.peers),
@@ -130,7 +131,7 @@ impl View {
             ("subscriptions", "Subscriptions", |p| p.subscriptions),
         ];
         for (name, help, field) in gauges {
-            f.gauges(name, help, "protocol", both(), |p| field(p))?;
+            f.gauges(name, help, "protocol", all(), |p| field(p))?;
         }
         let counters: [(&str, &str, Field); 9] = [
             ("received_messages", "Messages received, repetitions included", |p| p.received),
@@ -160,7 +161,7 @@ impl View {
             }),
         ];
         for (name, help, field) in counters {
-            f.counters(name, help, "protocol", both(), |p| field(p))?;
+            f.counters(name, help, "protocol", all(), |p| field(p))?;
         }
         f.counters(
             "refusals",
@@ -184,7 +185,27 @@ impl View {
             "handshakes_failed",
             "TLS, WebSocket and PROXY handshakes that came to nothing",
             self.handshakes_failed,
-        )
+        )?;
+        f.gauge("dtls_associations", "DTLS associations", self.dtls.associations)?;
+        f.counters(
+            "dtls_handshakes",
+            "DTLS handshakes, by what became of them: hellos answered with a cookie, hellos left unanswered because there were \
+             too many, handshakes refused, and those that ended in an association",
+            "result",
+            [
+                ("cookie", self.dtls.cookies),
+                ("crowded", self.dtls.crowded),
+                ("refused", self.dtls.refused),
+                ("established", self.dtls.established),
+            ],
+            |count| *count,
+        )?;
+        f.counter(
+            "dtls_evicted",
+            "DTLS associations that ended because others needed their room",
+            self.dtls.evicted,
+        )?;
+        f.counter("dtls_strays", "Datagrams that are no DTLS, or of no association", self.dtls.strays)
     }
 
     fn routes(&self, f: &mut Family<'_, '_>) -> Result<(), Error> {

@@ -11,6 +11,7 @@ pub use status::Status;
 
 use crate::driver::{Handle, Snapshot};
 use crate::listen::admission::Admission;
+use crate::listen::dtls::{self, DtlsStats};
 use rates::Rates;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +34,8 @@ pub struct About {
     pub data_dir: PathBuf,
     /// Connections refused before they were opened are counted there.
     pub admission: Arc<Admission>,
+    /// Where DTLS is spoken.
+    pub dtls: Vec<Arc<dtls::Server>>,
 }
 
 /// Everything that can be looked at. Cheap to clone.
@@ -58,6 +61,7 @@ struct View {
     snapshot: Box<Snapshot>,
     connections_refused: u64,
     handshakes_failed: u64,
+    dtls: DtlsStats,
     reloads: [u64; 2],
 }
 
@@ -124,6 +128,7 @@ impl Admin {
             snapshot,
             connections_refused: about.admission.refused(),
             handshakes_failed: about.admission.failed_handshakes(),
+            dtls: about.dtls.iter().map(|server| server.stats()).sum(),
             reloads: self.0.reloads.each_ref().map(|count| count.load(Ordering::Relaxed)),
         })
     }

@@ -30,6 +30,8 @@ pub struct Status {
     pub mqtt: Protocol,
     /// The CoAP side.
     pub coap: Protocol,
+    /// Lines of text on serial lines.
+    pub serial: Protocol,
     /// The routes, in the operator's order, then those that are no longer configured and only drain.
     pub routes: Vec<Route>,
     /// The upstreams.
@@ -197,6 +199,7 @@ impl Status {
         self.store.committed_rows = stats.committed_rows;
         self.mqtt = (&stats.mqtt).into();
         self.coap = (&stats.coap).into();
+        self.serial = (&stats.serial).into();
         self.routes = stats.lanes.iter().map(Into::into).collect();
         self.upstreams = stats.upstreams.iter().map(Into::into).collect();
     }

@@ -11,6 +11,9 @@ const OSCORE_SECRET_BYTES: usize = 16;
 /// Bytes of a device's OSCORE id, which every request carries: enough that some thousand by chance are all different.
 const OSCORE_ID_BYTES: usize = 4;
 
+/// A pre-shared key's bytes: as many as the cipher's key has.
+const PSK_BYTES: usize = 16;
+
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Device {
     /// Make a token for a device, and the table that belongs into the configuration
@@ -21,6 +24,9 @@ pub(super) enum Device {
         /// Make an OSCORE context (RFC 8613) instead, for a device that speaks CoAP
         #[arg(long)]
         oscore: bool,
+        /// Make a pre-shared key for DTLS instead, for a device that speaks CoAP
+        #[arg(long, conflicts_with = "oscore")]
+        psk: bool,
     },
 }
 
@@ -38,8 +44,12 @@ fn id(text: &str) -> Result<DeviceId, String> {
 }
 
 pub(super) fn run(device: &Device, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
-    let Device::Add { id, oscore } = device;
-    let added = if *oscore { add_oscore(id, out, err)? } else { add_token(id, out, err)? };
+    let Device::Add { id, oscore, psk } = device;
+    let added = match (oscore, psk) {
+        (true, _) => add_oscore(id, out, err)?,
+        (_, true) => add_psk(id, out, err)?,
+        _ => add_token(id, out, err)?,
+    };
     if added.is_none() {
         writeln!(err, "error: the kernel gives no random numbers")?;
         return Ok(Exit::Failure);
@@ -62,6 +72,22 @@ fn add_token(id: &DeviceId, out: &mut dyn Write, err: &mut dyn Write) -> io::Res
         err,
         "# Client: user name {id}, password {token}; it is not kept: hand it to the device now.\n\
          # The table goes into the configuration, or into a file that `gateway.devices` names; then reload the gateway."
+    )?;
+    Ok(Some(()))
+}
+
+fn add_psk(id: &DeviceId, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Option<()>> {
+    let mut key = [0; PSK_BYTES];
+    if SystemRandom::new().fill(&mut key).is_err() {
+        return Ok(None);
+    }
+    let key = hexadecimal::digits(&key);
+    writeln!(out, "{}\npsk = \"{key}\"", header(id))?;
+    writeln!(
+        err,
+        "# Device: PSK identity {id}, key {key} (hexadecimal), TLS_PSK_WITH_AES_128_CCM_8, Extended Master Secret.\n\
+         # The table goes into a file that only the gateway may read (chmod 0600) and that `gateway.devices` names; then\n\
+         # reload the gateway. [coap.dtls] must be there."
     )?;
     Ok(Some(()))
 }

@@ -1,77 +1,82 @@
-//! `[[coap.resource]]`: what the CoAP server has at which path. The operator's own resources go before the shipped ones.
+//! `[coap]` and the tables in it: where CoAP is spoken, and beneath what.
 
-use super::read::Section;
+use super::certificates::{Surroundings, tls};
+use super::read::{Report, Section, Span};
 use super::schema;
-use super::value::{self, word};
-use tidegate_engine::resource::{Kind, Resource};
-use toml::Spanned;
+use super::written::{Listener, listen};
+use crate::listen::dtls;
+use crate::tls::Tls;
 
-/// Resources of one gateway: each path is held against all of them.
-const RESOURCES: usize = 256;
+const UDP_DEFAULT: &str = "127.0.0.1:5683";
+const DTLS_DEFAULT: &str = "127.0.0.1:5684";
 
-const KINDS: &[(&str, Kind)] = &[
-    ("topic", Kind::Topic),
-    ("publish", Kind::Publish),
-    ("command", Kind::Command),
-    ("answer", Kind::Answer),
-    ("time", Kind::Time),
-];
-
-/// Reads all resources. What is wrong is reported and left out.
-pub(super) fn resources(root: &Section<'_>) -> Vec<Resource> {
-    let section = root.section(&schema::COAP);
-    let written = section.sections(&schema::COAP_RESOURCE);
-    if let Some(extra) = written.get(RESOURCES) {
-        section.report.error(
-            extra.span.clone(),
-            "these are too many resources",
-            format!("write {RESOURCES} at the most"),
-        );
-    }
-    let mut resources: Vec<Resource> = written.iter().take(RESOURCES).filter_map(resource).collect();
-    if section.get_or("shipped_resources", true, value::boolean) {
-        resources.extend(Resource::shipped());
-    }
-    resources
+/// What the tables say.
+pub(super) struct Coap {
+    /// The listeners, as addresses with their places.
+    pub(super) udp: Vec<Listener>,
+    pub(super) dtls: Option<(Vec<Listener>, Option<Tls>)>,
+    /// Where the table of DTLS stands that names no certificate.
+    keys_only: Option<Span>,
 }
 
-fn resource(section: &Section<'_>) -> Option<Resource> {
-    if section.at("path").is_none() {
-        section.report.error(
-            section.span.clone(),
-            "this resource has no `path`",
-            "write one like path = \"/api/v1/{device}/telemetry\"",
-        );
+impl Coap {
+    /// Every address.
+    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.udp.iter().chain(self.dtls.iter().flat_map(|(listen, _)| listen))
     }
-    let path = section.get("path", value::text);
-    let kind = section.get_or("kind", Kind::Publish, word(KINDS));
-    let topic = section.get("topic", value::text);
-    if kind.has_topic() && section.at("topic").is_none() {
+
+    /// Whether devices are asked for certificates anywhere.
+    pub(super) fn asks_for_certificates(&self) -> bool {
+        self.dtls.iter().any(|(_, tls)| tls.as_ref().is_some_and(Tls::asks_for_certificates))
+    }
+
+    /// Warns when no device has a pre-shared key and nothing else would do.
+    pub(super) fn without_keys(&self, report: &Report<'_>) {
+        if let Some(span) = &self.keys_only {
+            report.warning(
+                Some(span.clone()),
+                "nobody can speak DTLS with this gateway: no device has a pre-shared key, and there is no certificate here",
+                "give devices keys (`psk` under [device.ID]; `tidegate device add ID --psk` makes one), or name `certificate`, `key` \
+                 and `client_ca` here",
+            );
+        }
+    }
+}
+
+/// Reads the tables. What is wrong with a table leaves it out and is reported.
+pub(super) fn coap(root: &Section<'_>, at: Surroundings<'_>) -> Coap {
+    let section = root.section(&schema::COAP);
+    let udp = listen(&section, "coap.listen", Some(UDP_DEFAULT));
+    let section = section.section(&schema::COAP_DTLS);
+    let dtls = section.span.as_ref().and_then(|_| {
+        let mut listeners = listen(&section, "coap.dtls.listen", Some(DTLS_DEFAULT));
+        let certificates = ["certificate", "key", "client_ca", "client_crl"];
+        let tls = if certificates.iter().any(|key| section.at(key).is_some()) {
+            Some(certified(&section, at)?)
+        } else {
+            None
+        };
+        // Without certificates nobody gets in who has no key.
+        let certified = tls.as_ref().is_none_or(Tls::asks_for_certificates);
+        for listener in &mut listeners {
+            (listener.certified, listener.encrypted) = (certified, true);
+        }
+        Some((listeners, tls))
+    });
+    let keys_only = section.span.clone().filter(|_| dtls.as_ref().is_some_and(|(_, tls)| tls.is_none()));
+    Coap { udp, dtls, keys_only }
+}
+
+fn certified(section: &Section<'_>, at: Surroundings<'_>) -> Option<Tls> {
+    let tls = tls(section, None, at)?;
+    if !dtls::can_sign_with(tls.certified().own().1) {
         section.report.error(
-            section.span.clone(),
-            "this resource does not say which `topic` it leads to",
-            "write one like topic = \"sensors/{device}/telemetry\"",
+            section.at("key"),
+            "DTLS cannot sign with this key",
+            "use a certificate with an ECDSA key (P-256 or P-384): \
+             openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out server.key",
         );
         return None;
     }
-    if let Some(topic) = topic.as_ref().filter(|_| !kind.has_topic()) {
-        section.report.warning(
-            Some(topic.span()),
-            "`topic` means nothing on a resource of this kind",
-            "take it out, or write `kind = \"publish\"`",
-        );
-    }
-    let path = path?;
-    let text = topic.as_ref().map_or("", |topic| topic.get_ref().as_str());
-    let span = path.span();
-    match Resource::new(path.get_ref(), kind, text) {
-        Ok(resource) => Some(resource),
-        Err(error) => {
-            use tidegate_engine::resource::TemplateError;
-            let of_topic = matches!(error, TemplateError::Topic | TemplateError::Unknown(_));
-            let span = topic.as_ref().filter(|_| of_topic).map_or(span, Spanned::span);
-            section.report.error(Some(span), "this is no template of a CoAP resource", error.to_string());
-            None
-        }
-    }
+    Some(tls)
 }

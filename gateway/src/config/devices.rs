@@ -4,10 +4,12 @@
 use super::certificates::Surroundings;
 use super::environment::Environment;
 use super::mistake::quoted;
-use super::read::{Report, Section, Span};
+use super::read::{Report, Section};
 use super::value::{self, Wrong, wrong};
-use super::{document, oscore, schema};
+use super::{document, oscore, psk, schema};
+use crate::access::hexadecimal;
 use crate::access::password::{self, HashError};
+use crate::listen::dtls::PresharedKey;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -36,15 +38,17 @@ struct Found<'a> {
     devices: BTreeMap<DeviceId, (DeviceSetup, String)>,
     certificates: BTreeMap<[u8; 32], DeviceId>,
     contexts: oscore::Contexts,
+    /// By identity.
+    keys: BTreeMap<Vec<u8>, PresharedKey>,
 }
 
-/// Reads every device, in the order of their ids.
+/// Reads every device, in the order of their ids, and the pre-shared keys of those that have one.
 pub(super) fn devices(
     root: &Section<'_>,
     Surroundings { base, environment }: Surroundings<'_>,
     limits: &Limits,
     certified: bool,
-) -> Vec<DeviceSetup> {
+) -> (Vec<DeviceSetup>, Vec<PresharedKey>) {
     let mut found = Found {
         base,
         environment,
@@ -53,6 +57,7 @@ pub(super) fn devices(
         devices: BTreeMap::new(),
         certificates: BTreeMap::new(),
         contexts: oscore::Contexts::default(),
+        keys: BTreeMap::new(),
     };
     found.read(root, "in the configuration itself");
     let gateway = root.section(&schema::GATEWAY);
@@ -85,7 +90,7 @@ pub(super) fn devices(
     if found.devices.len() > DEVICES {
         root.report.error(None, "there are too many devices", format!("configure {DEVICES} at the most"));
     }
-    found.devices.into_values().map(|(device, _)| device).collect()
+    (found.devices.into_values().map(|(device, _)| device).collect(), found.keys.into_values().collect())
 }
 
 /// The files that `DIRECTORY/*.toml` stands for, by name.
@@ -152,7 +157,13 @@ impl Found<'_> {
         for (name, span, table) in section.named("device") {
             let path = format!("device.{name}");
             let inside = Section::new(section.report, &schema::DEVICE, path, Some(table), Some(span.clone()));
-            let Some(id) = device_id(section.report, name, &span) else { continue };
+            let id = match id(name) {
+                Ok(id) => id,
+                Err(Wrong { what, right }) => {
+                    section.report.error(Some(span), what, right);
+                    continue;
+                }
+            };
             let device = self.device(&inside, id.clone());
             if let Some((_, other)) = self.devices.get(&id) {
                 section.report.error(
@@ -205,15 +216,26 @@ impl Found<'_> {
             self.base,
             self.environment,
         );
-        DeviceSetup { id, publish, subscribe, secret, certificate, oscore }
+        let mut psk = false;
+        if let Some(psk::Written { key, identity, span }) = psk::psk(section) {
+            let identity = identity.unwrap_or_else(|| id.as_str().as_bytes().to_vec());
+            psk = true;
+            let key = PresharedKey { device: id.clone(), identity: identity.clone(), key };
+            if let Some(other) = self.keys.insert(identity, key) {
+                section.report.error(
+                    Some(span),
+                    format!("this PSK identity is {}'s as well", quoted(other.device.as_str())),
+                    "give every device an identity of its own (`psk_identity`)",
+                );
+            }
+        }
+        DeviceSetup { id, publish, subscribe, secret, certificate, oscore, psk }
     }
 }
 
-fn device_id(report: &Report<'_>, name: &str, span: &Span) -> Option<DeviceId> {
-    let refused = |right: String| {
-        report.error(Some(span.clone()), format!("{} cannot be a device's id", quoted(name)), right);
-        None
-    };
+/// The id of a configured device.
+pub(super) fn id(name: &str) -> Result<DeviceId, Wrong> {
+    let refused = |right: String| wrong(format!("{} cannot be a device's id", quoted(name)), right);
     match DeviceId::new(name) {
         Err(error) => refused(format!("{error}, like \"boiler-3\"")),
         Ok(_) if name.contains(CLIENT_SEPARATOR) => refused(format!(
@@ -222,7 +244,7 @@ fn device_id(report: &Report<'_>, name: &str, span: &Span) -> Option<DeviceId> {
         Ok(id) if id.as_str().len() > MAX_CONFIGURED_ID_BYTES => {
             refused(format!("use {MAX_CONFIGURED_ID_BYTES} bytes at the most"))
         }
-        Ok(id) => Some(id),
+        Ok(id) => Ok(id),
     }
 }
 
@@ -276,18 +298,8 @@ fn hash(value: &DeValue<'_>) -> Result<tidegate_engine::event::Secret, Wrong> {
 /// SHA-256 in hexadecimal digits, as openssl shows it, with or without colons.
 fn fingerprint(value: &DeValue<'_>) -> Result<[u8; 32], Wrong> {
     let text = value::text(value)?;
-    let digits: Vec<u8> = text
-        .chars()
-        .filter(|c| *c != ':')
-        .map(|c| c.to_digit(16))
-        .try_fold(Vec::new(), |mut digits, digit| {
-            digits.push(u8::try_from(digit?).ok()?);
-            Some(digits)
-        })
-        .unwrap_or_default();
-    let bytes: Vec<u8> = digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-    match bytes.try_into() {
-        Ok(fingerprint) if digits.len() == 64 => Ok(fingerprint),
+    match hexadecimal::bytes(&text.replace(':', "")).map(TryInto::try_into) {
+        Some(Ok(fingerprint)) => Ok(fingerprint),
         _ => wrong(
             format!("{} is not the SHA-256 fingerprint of a certificate", quoted(&text)),
             "write the 64 hexadecimal digits that `openssl x509 -in FILE -noout -fingerprint -sha256` shows",

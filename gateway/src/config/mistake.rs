@@ -180,7 +180,7 @@ fn mask(line: &str) -> Vec<char> {
     let mut chars: Vec<char> =
         line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
     let lower = line.to_ascii_lowercase();
-    for word in ["password", "passphrase", "secret", "token"] {
+    for word in ["password", "passphrase", "secret", "token", "psk"] {
         for (at, _) in lower.match_indices(word) {
             let rest = &line[at + word.len()..];
             // `password_file` names a place and is no secret.

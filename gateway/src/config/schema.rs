@@ -48,7 +48,7 @@ pub(super) const ROOT: Table = Table {
         key("gateway"),
         key("mqtt"),
         key("coap"),
-        later("serial", "leave it out; devices on serial lines cannot be connected yet"),
+        key("serial"),
         key("admin"),
         key("spool"),
         key("upstream"),
@@ -79,17 +79,27 @@ pub(super) const MQTT_WEBSOCKET_TLS: Table = Table { path: "mqtt.websocket.tls",
 
 pub(super) const COAP: Table = Table {
     path: "coap",
-    keys: &[
-        key("listen"),
-        key("shipped_resources"),
-        key("resource"),
-        later("dtls", "leave it out and keep `coap.listen` on a trusted network"),
-        later("tcp", LEAVE_OUT),
-    ],
+    keys: &[key("listen"), key("shipped_resources"), key("resource"), key("dtls"), later("tcp", LEAVE_OUT)],
 };
+
+pub(super) const COAP_DTLS: Table = Table { path: "coap.dtls", keys: TLS_KEYS };
 
 pub(super) const COAP_RESOURCE: Table =
     Table { path: "coap.resource", keys: &[key("path"), key("kind"), key("topic")] };
+
+pub(super) const SERIAL: Table = Table {
+    path: "serial",
+    keys: &[
+        key("port"),
+        key("device"),
+        key("baud"),
+        key("parity"),
+        key("stop_bits"),
+        key("rs485"),
+        key("framing"),
+        key("topic"),
+    ],
+};
 
 pub(super) const ADMIN: Table = Table { path: "admin", keys: &[key("listen"), key("anonymous")] };
 
@@ -101,7 +111,15 @@ pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous"
 
 pub(super) const DEVICE: Table = Table {
     path: "device.*",
-    keys: &[key("publish"), key("subscribe"), key("password_hash"), key("certificate"), key("oscore")],
+    keys: &[
+        key("publish"),
+        key("subscribe"),
+        key("password_hash"),
+        key("certificate"),
+        key("psk"),
+        key("psk_identity"),
+        key("oscore"),
+    ],
 };
 
 pub(super) const DEVICE_OSCORE: Table = Table {
@@ -197,6 +215,8 @@ pub(super) const TABLES: &[&Table] = &[
     &MQTT_WEBSOCKET_TLS,
     &COAP,
     &COAP_RESOURCE,
+    &COAP_DTLS,
+    &SERIAL,
     &ADMIN,
     &SPOOL,
     &ACCESS,

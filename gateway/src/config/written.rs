@@ -2,12 +2,13 @@
 //! The tables of upstreams, routes and limits are read beside this file.
 
 use super::certificates::Surroundings;
+use super::coap::{self, Coap};
 use super::environment::Environment;
 use super::mistake::quoted;
 use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{Config, WebSocket, coap, devices, limits, routes, schema, upstreams};
+use super::{CoapDtls, Config, WebSocket, devices, limits, resources, routes, schema, serial, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tidegate_engine::event::{Anonymous, DeviceSetup};
@@ -17,7 +18,6 @@ use toml::de::DeTable;
 
 /// Addresses of one protocol's listener: more are a slip of the pen.
 const LISTEN_ADDRESSES: usize = 16;
-const COAP_DEFAULT: &str = "127.0.0.1:5683";
 const ADMIN_DEFAULT: &str = "127.0.0.1:8080";
 /// Below `gateway.data_dir`'s base when neither the operator nor systemd names a place.
 const DATA_DIR_DEFAULT: &str = "tidegate-data";
@@ -48,13 +48,19 @@ pub(super) fn config(
         None => environment.state.clone().unwrap_or_else(|| base.join(DATA_DIR_DEFAULT)),
     };
 
-    let mqtt = mqtt::mqtt(&root, Surroundings { base, environment });
-    let (coap_listen, admin_listen) = listeners(&root, &mqtt);
+    let at = Surroundings { base, environment };
+    let mqtt = mqtt::mqtt(&root, at);
+    let coap = coap::coap(&root, at);
+    let admin_listen = listeners(&root, &mqtt, &coap);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
     limits.sys_interval = mqtt.sys_interval.unwrap_or(limits.sys_interval);
-    let devices =
-        devices::devices(&root, Surroundings { base, environment }, &limits, mqtt.asks_for_certificates);
-    let anonymous = anonymous(&root, &mqtt, &coap_listen, admin_listen.as_ref(), &devices);
+    let asks_for_certificates = mqtt.asks_for_certificates || coap.asks_for_certificates();
+    let (devices, keys) = devices::devices(&root, at, &limits, asks_for_certificates);
+    if keys.is_empty() {
+        coap.without_keys(report);
+    }
+    let anonymous = anonymous(&root, &mqtt, &coap, admin_listen.as_ref(), &devices, !keys.is_empty());
+    let serial = serial::serial(&root, &limits);
     spool(&root, &mut limits);
 
     let upstreams = upstreams::upstreams(&root, base, &data_dir, environment);
@@ -73,11 +79,14 @@ pub(super) fn config(
             tls: mqtt.secure_websocket.map(|(_, secure)| secure),
         },
         mqtt_proxies: mqtt.proxies,
-        coap_listen: plain(coap_listen),
-        coap_resources: coap::resources(&root),
+        coap_listen: plain(coap.udp),
+        coap_dtls: coap.dtls.map(|(listen, tls)| CoapDtls { listen: plain(listen), tls }),
+        coap_resources: resources::resources(&root),
+        serial,
         admin_listen: admin_listen.map(|listener| listener.address),
         anonymous,
         devices,
+        keys,
         upstreams: upstreams?,
         routes: routes?,
         limits,
@@ -142,13 +151,13 @@ pub(super) fn listen(section: &Section<'_>, key: &'static str, default: Option<&
     }
 }
 
-fn listeners(root: &Section<'_>, mqtt: &Mqtt) -> (Vec<Listener>, Option<Listener>) {
-    let coap = listen(&root.section(&schema::COAP), "coap.listen", Some(COAP_DEFAULT));
+/// The administrator's listener; no two may have one address.
+fn listeners(root: &Section<'_>, mqtt: &Mqtt, coap: &Coap) -> Option<Listener> {
     let admin = admin(&root.section(&schema::ADMIN)).flatten();
 
     // TCP and UDP have ports of their own.
     let tcp: Vec<&Listener> = mqtt.listeners().chain(&admin).collect();
-    let udp: Vec<&Listener> = coap.iter().collect();
+    let udp: Vec<&Listener> = coap.listeners().collect();
     for listeners in [tcp, udp] {
         for (i, listener) in listeners.iter().enumerate() {
             let other = listeners.iter().take(i).find(|other| collide(other.address, listener.address));
@@ -166,7 +175,7 @@ fn listeners(root: &Section<'_>, mqtt: &Mqtt) -> (Vec<Listener>, Option<Listener
             }
         }
     }
-    (coap, admin)
+    admin
 }
 
 /// Where the admin port is: `Some(None)` when it is switched off, `None` when it is wrong, which is reported.
@@ -217,9 +226,10 @@ fn collide(one: SocketAddr, other: SocketAddr) -> bool {
 fn anonymous(
     root: &Section<'_>,
     mqtt: &Mqtt,
-    coap: &[Listener],
+    coap: &Coap,
     admin: Option<&Listener>,
     devices: &[DeviceSetup],
+    keys: bool,
 ) -> Anonymous {
     let section = root.section(&schema::ACCESS);
     let written = section.get("anonymous", value::word(ANONYMOUS));
@@ -229,15 +239,15 @@ fn anonymous(
     let unencrypted = section.get_or("unencrypted", Anonymous::Loopback, value::word(&ANONYMOUS[1..]));
     let passwords = devices.iter().any(|device| device.secret.is_some());
     let contexts = devices.iter().any(|device| device.oscore.is_some());
-    let certificates = mqtt.listeners().any(|listener| listener.certified);
+    let certificates = mqtt.listeners().chain(coap.listeners()).any(|listener| listener.certified);
 
     if anonymous != Anonymous::Everywhere {
-        for listener in coap.iter().filter(remote).filter(|_| !contexts) {
+        for listener in coap.listeners().filter(remote).filter(|listener| !listener.certified && !contexts) {
             root.report.error(
                 listener.span.clone(),
                 format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
-                "listen on 127.0.0.1; or give devices OSCORE contexts (`oscore` under [device.ID]), without which nobody from \
-                 elsewhere comes in then; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` under [access]",
+                "listen on 127.0.0.1; or speak DTLS there, with keys or certificates of the devices ([coap.dtls]); or give devices OSCORE \
+                 contexts (`oscore` under [device.ID]), without which nobody from elsewhere comes in then; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` under [access]",
             );
         }
         for listener in mqtt.listeners().filter(remote).filter(|listener| !listener.certified) {
@@ -263,6 +273,7 @@ fn anonymous(
         && !certificates
         && !passwords
         && !contexts
+        && !keys
         && let Some(at) = written
     {
         root.report.warning(

@@ -140,11 +140,11 @@ impl Drop for Permit {
 /// What counts as one address, in a word, as every connection has one: for IPv6 a /64, which is what one customer or one
 /// host gets and can fill at will; an IPv4 address stands in ::/8, where no IPv6 peer comes from (RFC 4291, 2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place(NonZeroU64);
+pub(super) struct Place(NonZeroU64);
 
 impl Place {
     /// Loopback is not counted by address: there it is the machine's own programs (bridges, proxies, serial adapters).
-    fn of(address: IpAddr) -> Option<Self> {
+    pub(super) fn of(address: IpAddr) -> Option<Self> {
         let word = match address {
             _ if address.is_loopback() => return None,
             IpAddr::V4(v4) => 1 << 32 | u64::from(v4.to_bits()),

@@ -1,18 +1,30 @@
 //! CoAP over UDP: datagrams in and out. The driver reads and writes the sockets itself. A datagram that cannot be sent is
-//! counted and forgotten, as CoAP repeats what matters. No failure of a datagram ends anything.
+//! counted and forgotten, as CoAP repeats what matters. No failure of a datagram ends anything. And where CoAP goes that has
+//! more around it: DTLS, serial lines.
 
-use super::{BindError, socket};
+use super::{BindError, dtls, serial, socket};
 use crate::logging::{Pass, Throttle};
 use bytes::Bytes;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::time::Instant;
 use tidegate_engine::event::Endpoint;
 
-/// The datagram sockets, as [`Endpoint::socket`] numbers them.
+/// Where CoAP goes that a task of its own receives.
+#[derive(Debug)]
+pub enum Outlet {
+    /// An address on which DTLS is spoken.
+    Dtls(Arc<dtls::Server>),
+    /// A serial line.
+    Serial(serial::Outbox),
+}
+
+/// The datagram sockets, and the outlets behind them, as [`Endpoint::socket`] numbers them.
 #[derive(Debug)]
 pub struct Sockets {
     sockets: Vec<UdpSocket>,
+    outlets: Vec<Outlet>,
     /// Where every datagram is read into.
     scratch: Box<[u8]>,
     failures: Throttle,
@@ -28,6 +40,7 @@ impl Sockets {
         let bind = |address: &SocketAddr| socket::bind_udp("coap.listen", *address);
         Ok(Self {
             sockets: addresses.iter().map(bind).collect::<Result<_, _>>()?,
+            outlets: Vec::new(),
             scratch: vec![0; longest.saturating_add(1)].into_boxed_slice(),
             failures: Throttle::new(),
         })
@@ -38,6 +51,13 @@ impl Sockets {
         (0..=u16::MAX).zip(&self.sockets)
     }
 
+    /// Takes one more outlet and gives it its number. More than there are numbers are none.
+    pub fn add(&mut self, outlet: Outlet) -> u16 {
+        let number = self.sockets.len().saturating_add(self.outlets.len());
+        self.outlets.push(outlet);
+        u16::try_from(number).unwrap_or(u16::MAX)
+    }
+
     /// The next datagram that waits at a socket; `None` when none does, or when the socket failed: it will be heard of again
     /// with the next datagram.
     pub fn receive(&mut self, number: u16) -> Option<(Endpoint, Bytes)> {
@@ -46,7 +66,7 @@ impl Sockets {
             match socket.recv_from(&mut self.scratch) {
                 Ok((count, peer)) => {
                     let bytes = Bytes::copy_from_slice(self.scratch.get(..count).unwrap_or_default());
-                    return Some((Endpoint { socket: number, peer }, bytes));
+                    return Some((Endpoint { socket: number, peer, association: 0 }, bytes));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -67,8 +87,14 @@ impl Sockets {
     /// Sends a datagram now, or not at all. False when it was not sent.
     #[must_use]
     pub fn send(&self, endpoint: Endpoint, bytes: &[u8]) -> bool {
-        self.sockets
-            .get(usize::from(endpoint.socket))
-            .is_some_and(|socket| socket.send_to(bytes, endpoint.peer).is_ok())
+        let number = usize::from(endpoint.socket);
+        match self.sockets.get(number) {
+            Some(socket) => socket.send_to(bytes, endpoint.peer).is_ok(),
+            None => match self.outlets.get(number - self.sockets.len()) {
+                Some(Outlet::Dtls(server)) => server.send(endpoint.peer, endpoint.association, bytes),
+                Some(Outlet::Serial(outbox)) => outbox.send(bytes),
+                None => false,
+            },
+        }
     }
 }

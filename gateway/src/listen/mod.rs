@@ -3,9 +3,11 @@
 
 pub mod admission;
 pub mod coap;
+pub mod dtls;
 pub mod handshake;
 pub mod mqtt;
 mod proxy;
+pub mod serial;
 mod socket;
 mod stream;
 mod websocket;

@@ -1,6 +1,7 @@
 //! From the configuration to what the engine is told, at the start and at a reload.
 
-use crate::config::{Config, Route, Secure};
+use crate::config::{CoapDtls, Config, Route, Secure};
+use crate::listen::dtls;
 use crate::store::Lanes;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use tidegate_engine::event::{Durability, RouteSetup, Setup, UpstreamSetup};
@@ -82,6 +83,9 @@ pub(super) fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
     differs(own.listen != new.listen, "mqtt.websocket.listen");
     differs(listens(&own.tls) != listens(&new.tls), "mqtt.websocket.tls.listen");
     differs(running.coap_listen != wanted.coap_listen, "coap.listen");
+    let listens = |dtls: &Option<CoapDtls>| dtls.as_ref().map(|dtls| dtls.listen.clone());
+    differs(listens(&running.coap_dtls) != listens(&wanted.coap_dtls), "coap.dtls.listen");
+    differs(running.serial != wanted.serial, "serial");
     differs(running.admin_listen != wanted.admin_listen, "admin.listen");
     differs(
         running.limits.coap_message_bytes != wanted.limits.coap_message_bytes,
@@ -118,6 +122,11 @@ pub(super) fn adoptable(running: &Config, mut wanted: Config) -> Result<Config, 
     wanted.mqtt_websocket.listen.clone_from(&running.mqtt_websocket.listen);
     keep_listening(&running.mqtt_websocket.tls, &mut wanted.mqtt_websocket.tls);
     wanted.coap_listen.clone_from(&running.coap_listen);
+    match (&running.coap_dtls, &mut wanted.coap_dtls) {
+        (Some(running), Some(wanted)) => wanted.listen.clone_from(&running.listen),
+        (running, wanted) => wanted.clone_from(running),
+    }
+    wanted.serial.clone_from(&running.serial);
     wanted.admin_listen = running.admin_listen;
     wanted.limits.coap_message_bytes = running.limits.coap_message_bytes;
     wanted.limits.spool_bytes = wanted.limits.spool_bytes.min(running.limits.spool_bytes);
@@ -131,4 +140,10 @@ fn keep_listening(running: &Option<Secure>, wanted: &mut Option<Secure>) {
         (Some(running), Some(wanted)) => wanted.listen.clone_from(&running.listen),
         (running, wanted) => wanted.clone_from(running),
     }
+}
+
+/// What DTLS is spoken with.
+pub(super) fn dtls(config: &Config) -> dtls::With<'_> {
+    let tls = config.coap_dtls.as_ref().and_then(|dtls| dtls.tls.as_ref());
+    dtls::With { devices: &config.devices, keys: &config.keys, tls, limits: &config.limits }
 }

@@ -25,6 +25,7 @@ pub(crate) fn device(id: &str) -> DeviceSetup {
         secret: Some(Arc::new(Secret { hash: format!("pw-{id}"), slow: false })),
         certificate: None,
         oscore: None,
+        psk: false,
         id,
     }
 }
@@ -356,6 +357,26 @@ fn slow_passwords_wait_in_a_bounded_queue() {
         assert_eq!(world.said(client), expected, "{id}");
     }
     assert_eq!(world.asked.len(), 3);
+}
+
+#[test]
+fn guesses_from_elsewhere_take_no_place_in_the_queue_of_a_device_at_home() {
+    let mut setup = with(vec![slow("a")]);
+    (setup.limits.verifications, setup.limits.verifications_per_device) = (3, 2);
+    let mut world = World::with(setup);
+    let home = world.greet_from("192.0.2.1:1", &hello(Version::V5, "a"));
+    world.verified();
+    assert_eq!(world.said(home), ["CONNACK"]);
+    world.gone(home);
+    for answer in [&[][..], &[], &["CONNACK 0x89"]] {
+        let guess = world.greet_from("192.0.2.2:1", &Hello::new(Version::V5, "a").proving("a", "guess"));
+        assert_eq!(world.said(guess), answer);
+    }
+    let home = world.greet_from("192.0.2.1:2", &hello(Version::V5, "a"));
+    while !world.asked.is_empty() {
+        world.verified();
+    }
+    assert_eq!(world.said(home), ["CONNACK"]);
 }
 
 /// Ten thousand guesses in a minute from one address, at a password that somebody chose.

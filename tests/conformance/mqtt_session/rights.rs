@@ -156,6 +156,7 @@ fn every_decision_is_the_reference_models() {
             secret: None,
             certificate: None,
             oscore: None,
+            psk: false,
         };
         let mut world =
             World::with(Setup { anonymous: Anonymous::Loopback, devices: vec![device], ..setup() });

@@ -61,13 +61,15 @@ pub struct DeviceSetup {
     pub certificate: Option<[u8; 32]>,
     /// The gateway's end of its OSCORE context (RFC 8613): the keys that its CoAP messages are protected with.
     pub oscore: Option<Arc<Context>>,
+    /// It has a key that it shares with the gateway (DTLS); the shell knows it.
+    pub psk: bool,
 }
 
 impl DeviceSetup {
     /// Whether it can prove who it is: nobody else is then taken for it.
     #[must_use]
     pub fn has_credentials(&self) -> bool {
-        self.secret.is_some() || self.certificate.is_some() || self.oscore.is_some()
+        self.secret.is_some() || self.certificate.is_some() || self.oscore.is_some() || self.psk
     }
 }
 

@@ -8,9 +8,10 @@
 //! where it has signed in before is held to neither: guesses from elsewhere do not lock it out, nor do its neighbours'.
 
 use super::acl::Acl;
+use super::certificates::Certificates;
 use super::guessing::{Addresses, Failures, place};
-use crate::event::{Anonymous, Certificate, DeviceSetup, Peer, Proof, Secret, Setup};
-use crate::id::{CLIENT_SEPARATOR, ConnId, DeviceId, MAX_CONFIGURED_ID_BYTES};
+use crate::event::{Anonymous, DeviceSetup, Peer, Proof, Secret, Setup};
+use crate::id::{CLIENT_SEPARATOR, ConnId, DeviceId};
 use crate::limits::Limits;
 use crate::time::Instant;
 use std::collections::BTreeMap;
@@ -80,7 +81,6 @@ pub(super) enum Verdict {
 struct Device {
     acl: Arc<Acl>,
     secret: Option<Arc<Secret>>,
-    certificate: Option<[u8; 32]>,
     has_credentials: bool,
     /// Where it has signed in with its password, the last first.
     known: [Option<IpAddr>; KNOWN_ADDRESSES],
@@ -94,7 +94,6 @@ impl Device {
         Self {
             acl: Arc::new(Acl::new(setup.publish.clone(), setup.subscribe.clone())),
             secret: setup.secret.clone(),
-            certificate: setup.certificate,
             has_credentials: setup.has_credentials(),
             known: [None; KNOWN_ADDRESSES],
             failures: Failures::default(),
@@ -121,6 +120,8 @@ struct Pending {
     device: DeviceId,
     secret: Arc<Secret>,
     address: IpAddr,
+    /// The device had signed in there before.
+    known: bool,
 }
 
 /// The name of the device that a client identifier would belong to.
@@ -133,7 +134,7 @@ fn device_name(client: &str) -> &str {
 pub(super) struct Auth {
     anonymous: Anonymous,
     devices: BTreeMap<DeviceId, Device>,
-    certificates: BTreeMap<[u8; 32], DeviceId>,
+    certificates: Certificates,
     addresses: Addresses,
     pending: BTreeMap<ConnId, Pending>,
 }
@@ -143,7 +144,7 @@ impl Auth {
         let mut auth = Self {
             anonymous: setup.anonymous,
             devices: BTreeMap::new(),
-            certificates: BTreeMap::new(),
+            certificates: Certificates::default(),
             addresses: Addresses::default(),
             pending: BTreeMap::new(),
         };
@@ -162,8 +163,7 @@ impl Auth {
             }
             self.devices.insert(device.id.clone(), new);
         }
-        let pinned = |(id, device): (&DeviceId, &Device)| Some((device.certificate?, id.clone()));
-        self.certificates = self.devices.iter().filter_map(pinned).collect();
+        self.certificates = Certificates::new(&setup.devices);
     }
 
     /// The configured device that a client identifier belongs to, and its rights.
@@ -218,18 +218,6 @@ impl Auth {
         }
     }
 
-    /// The device that a verified certificate stands for: the one that is configured with it, else the one that it names, which
-    /// need not be configured. Whoever signs certificates says with each that there is such a device.
-    fn certified(&self, certificate: &Certificate) -> Option<DeviceId> {
-        if let Some(id) = self.certificates.get(&certificate.fingerprint) {
-            return Some(id.clone());
-        }
-        let id = DeviceId::new(&certificate.name).ok()?;
-        let known = self.devices.get(&id);
-        let valid = id.as_str().len() <= MAX_CONFIGURED_ID_BYTES && !id.as_str().contains(CLIENT_SEPARATOR);
-        (valid && known.is_none_or(|device| device.certificate.is_none())).then_some(id)
-    }
-
     /// What a device may do.
     pub(super) fn rights(&self, device: &DeviceId) -> Arc<Acl> {
         let known = self.devices.get(device);
@@ -244,7 +232,8 @@ impl Auth {
         claim: &Claim<'_>,
         limits: &Limits,
     ) -> Verdict {
-        if let Some(device) = claim.peer.certificate.as_deref().and_then(|one| self.certified(one)) {
+        if let Some(device) = claim.peer.certificate.as_deref().and_then(|one| self.certificates.device(one))
+        {
             return match claim.username {
                 Some(name) if name != device.as_str() => {
                     Verdict::Refused("its certificate and its user name are of different devices")
@@ -263,15 +252,17 @@ impl Auth {
         let address = place(claim.peer.address.ip());
         match self.look_up(now, claim, address) {
             Ok((device, secret)) => {
+                let known = self.devices.get(&device).is_some_and(|device| device.knows(address));
                 if secret.slow {
-                    let slow = self.pending.values().filter(|pending| pending.secret.slow);
+                    // Guesses from elsewhere do not keep a device waiting where it has been before.
+                    let slow = self.pending.values().filter(|one| one.secret.slow && one.known == known);
                     let own = slow.clone().filter(|pending| pending.device == device);
                     if own.count() >= limits.verifications_per_device || slow.count() >= limits.verifications
                     {
                         return Verdict::Busy;
                     }
                 }
-                self.pending.insert(conn, Pending { device, secret: Arc::clone(&secret), address });
+                self.pending.insert(conn, Pending { device, secret: Arc::clone(&secret), address, known });
                 Verdict::Verify(secret)
             }
             Err(reason) => {
@@ -329,7 +320,7 @@ impl Auth {
         genuine: bool,
         limits: &Limits,
     ) -> Option<Result<Identity, &'static str>> {
-        let Pending { device: id, secret, address } = self.pending.remove(&conn)?;
+        let Pending { device: id, secret, address, .. } = self.pending.remove(&conn)?;
         let device = self.devices.get_mut(&id).filter(|device| device.secret.as_ref() == Some(&secret));
         let Some(device) = device else { return Some(Err("its password was changed meanwhile")) };
         if genuine {
@@ -359,7 +350,7 @@ impl Auth {
             Proof::None => self.allows(peer) && !owner.is_some_and(|(_, device)| device.has_credentials),
             Proof::Password => owner.is_some_and(|(_, device)| device.secret == identity.secret),
             Proof::Certificate => {
-                let certified = peer.certificate.as_deref().and_then(|one| self.certified(one));
+                let certified = peer.certificate.as_deref().and_then(|one| self.certificates.device(one));
                 certified.is_some() && certified == identity.device
             }
             // No MQTT client proves itself so.

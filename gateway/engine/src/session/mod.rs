@@ -3,10 +3,12 @@
 
 pub mod acl;
 mod auth;
+pub mod certificates;
 pub mod coap;
 mod guessing;
 pub mod mqtt;
 mod rate;
+pub(crate) mod serial;
 
 use crate::event::{Op, Output};
 use crate::id::DeviceId;

@@ -165,6 +165,7 @@ impl Fields<'_> {
             source: match self.source {
                 0 => Source::Mqtt,
                 1 => Source::Coap,
+                2 => Source::Serial,
                 _ => return None,
             },
             properties: match self.properties {

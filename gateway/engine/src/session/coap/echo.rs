@@ -99,7 +99,7 @@ mod tests {
     use crate::time::{Duration, Instant};
 
     fn address(text: &str) -> Address {
-        Address::Datagram(Endpoint { socket: 0, peer: text.parse().unwrap() })
+        Address::Datagram(Endpoint { socket: 0, peer: text.parse().unwrap(), association: 0 })
     }
 
     #[test]

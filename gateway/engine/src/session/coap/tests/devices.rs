@@ -104,6 +104,7 @@ fn device(id: &str, with_credentials: bool) -> DeviceSetup {
         secret: None,
         certificate: with_credentials.then_some([1; 32]),
         oscore: None,
+        psk: false,
     }
 }
 

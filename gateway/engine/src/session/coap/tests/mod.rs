@@ -42,7 +42,7 @@ fn setup(anonymous: Anonymous, limits: Limits) -> Setup {
 }
 
 fn endpoint(text: &str) -> Endpoint {
-    Endpoint { socket: 0, peer: text.parse::<SocketAddr>().unwrap() }
+    Endpoint { socket: 0, peer: text.parse::<SocketAddr>().unwrap(), association: 0 }
 }
 
 /// What is retained.
