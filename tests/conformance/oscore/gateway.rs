@@ -46,6 +46,7 @@ fn setup(epoch: u64) -> Setup {
             subscribe: vec![Filter::new("sensors/boiler-3/#").unwrap()],
             secret: None,
             certificate: None,
+            psk: false,
             oscore: Some(Arc::new(context(&[1], &[0x5A]))),
             id,
         }],
@@ -149,7 +150,7 @@ fn at(micros: u64) -> Now {
 }
 
 fn endpoint(port: u16) -> Endpoint {
-    Endpoint { socket: 0, peer: format!("192.0.2.1:{port}").parse().unwrap() }
+    Endpoint { socket: 0, peer: format!("192.0.2.1:{port}").parse().unwrap(), association: 0 }
 }
 
 // ------------------------------------------------------------------------------------- the firmware's device
