@@ -1,6 +1,6 @@
 //! Sessions: kept, taken over, remembered over a restart, ended in time.
 
-use crate::world::{ALL_VERSIONS, Hello, World, message, welcome};
+use crate::world::{ALL_VERSIONS, Hello, World, message, welcome, will};
 use bytes::Bytes;
 use tidegate_engine::event::{Notice, RecordKey, RecordKind};
 use tidegate_engine::mutant::Planted;
@@ -181,6 +181,41 @@ fn what_comes_behind_a_connect_that_waits_is_taken_after_it() {
     world.durable();
     world.welcomed(client, false);
     assert_eq!(world.published.len(), 1);
+}
+
+#[test]
+fn a_fleet_that_begins_anew_waits_each_for_its_own_old_session() {
+    let ids: Vec<String> = (0..30).map(|number| format!("d{number}")).collect();
+    fn hello(id: &str) -> Hello<'_> {
+        Hello { will: Some(will("last/words", &[])), ..Hello::lasting(Version::V5, id) }
+    }
+    let mut world = World::new();
+    for id in &ids {
+        let client = world.connect(&hello(id), false);
+        world.gone(client);
+    }
+    world.all_safe();
+    // More of them than one may come in a minute: each is counted once, however many come back with it.
+    let anew: Vec<_> = ids.iter().map(|id| world.greet(&Hello { clean: true, ..hello(id) })).collect();
+    for client in &anew {
+        assert_eq!(world.said(*client), [""; 0], "its old session is still in the store");
+    }
+    world.all_safe();
+    for client in anew {
+        assert_eq!(world.said(client), ["CONNACK"]);
+        world.gone(client);
+    }
+    // And nobody is counted twice for having waited.
+    world.all_safe();
+    for _ in 2..world.setup.limits.wills_per_minute {
+        let client = world.greet(&Hello { clean: true, ..hello("d0") });
+        world.all_safe();
+        assert_eq!(world.said(client), ["CONNACK"]);
+        world.gone(client);
+        world.all_safe();
+    }
+    let client = world.greet(&Hello { clean: true, ..hello("d0") });
+    assert_eq!(world.said(client), ["CONNACK 0x9F"]);
 }
 
 #[test]

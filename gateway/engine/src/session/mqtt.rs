@@ -7,6 +7,7 @@
 //! learn what outlives the process, in the bytes of `record`. What they all need is `shared`.
 
 mod aliases;
+mod clearing;
 mod connection;
 mod deliver;
 mod ending;
@@ -43,6 +44,7 @@ use crate::mutant::Planted;
 use crate::stats::ProtocolStats;
 use crate::time::{Duration, Instant, Now};
 use bytes::Bytes;
+use clearing::Clearing;
 use connection::{Connection, Phase};
 use deliver::Handout;
 use ending::Ending;
@@ -100,12 +102,8 @@ pub struct Mqtt {
     addresses: BTreeMap<IpAddr, usize>,
     sessions: Slab<Session>,
     clients: BTreeMap<DeviceId, SessionKey>,
-    /// Clients whose ended session may still stand in the store, each with the number of the removal.
-    clearing: BTreeMap<DeviceId, u64>,
-    /// Removals ordered so far.
-    clearings: u64,
-    /// Connections whose CONNECT waits for such a removal.
-    delayed: BTreeSet<ConnId>,
+    /// Clients whose ended session may still stand in the store.
+    clearing: Clearing,
     tree: Tree,
     timers: Timers,
     auth: Auth,
@@ -129,9 +127,7 @@ impl Mqtt {
             addresses: BTreeMap::new(),
             sessions: Slab::new(),
             clients: BTreeMap::new(),
-            clearing: BTreeMap::new(),
-            clearings: 0,
-            delayed: BTreeSet::new(),
+            clearing: Clearing::default(),
             tree: Tree::new(setup.seed),
             timers: Timers::default(),
             auth: Auth::new(setup),
@@ -225,7 +221,7 @@ impl Mqtt {
     pub fn closed(&mut self, now: Now, conn: ConnId) {
         self.note_clock(now);
         self.leave(now.instant, conn, &Ending::gone());
-        self.delayed.remove(&conn);
+        self.clearing.forget(conn);
         let Some(connection) = self.connections.remove(&conn) else { return };
         self.shared.queued_bytes = self.shared.queued_bytes.saturating_sub(connection.weighed);
         let address = connection.peer.address.ip().to_canonical();

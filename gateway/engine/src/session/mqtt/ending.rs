@@ -206,9 +206,8 @@ impl Mqtt {
         for key in removals {
             self.shared.change(Op::Remove { key });
         }
-        self.clearings += 1;
-        self.clearing.insert(session.client, self.clearings);
-        let receipt = Receipt { session: key, waiting: Waiting::Cleared(self.clearings) };
+        let waiting = Waiting::Cleared(self.clearing.begin(session.client));
+        let receipt = Receipt { session: key, waiting };
         self.shared.requests.push_back(Request::Record {
             op: Op::Remove { key: last },
             receipt: Some(session::Receipt::Mqtt(receipt)),
@@ -217,8 +216,7 @@ impl Mqtt {
 
     /// The removals up to this number are durable: whoever waited for them may begin a new session.
     pub(super) fn cleared(&mut self, now: Instant, number: u64) {
-        self.clearing.retain(|_, later| *later > number);
-        for id in std::mem::take(&mut self.delayed) {
+        for id in self.clearing.done(number) {
             self.resume(now, id);
         }
     }

@@ -68,11 +68,12 @@ impl Mqtt {
             Ok(SignIn::Busy) => Err((ReasonCode::SERVER_BUSY, "too many passwords are being verified")),
             Err(refusal) => Err(refusal),
         };
-        match identity.and_then(|identity| self.admit(now, id, &connect, identity)) {
+        // One that waited was counted when it came.
+        let counted = self.clearing.forget(id);
+        match identity.and_then(|identity| self.admit(now, id, &connect, identity, counted)) {
             Ok(guest) => {
                 let present = self.take_over(now, id, &guest.client, connect.clean_start);
-                if self.clearing.contains_key(&guest.client) {
-                    self.delayed.insert(id);
+                if self.clearing.delays(id, &guest.client) {
                     return Ok(Pause::Wait);
                 }
                 self.welcome(now, id, &connect, guest, present);
@@ -101,13 +102,15 @@ impl Mqtt {
         Ok(())
     }
 
-    /// Decides whether a client may come as it wishes, before anything of the present state is touched.
+    /// Decides whether a client may come as it wishes, before anything of the present state is touched. `counted`: its will has been
+    /// counted before.
     fn admit(
         &mut self,
         now: Instant,
         id: ConnId,
         connect: &Connect<'_>,
         identity: Identity,
+        counted: bool,
     ) -> Result<Guest, Refusal> {
         let assigned = connect.client_id.is_empty();
         let client = if assigned {
@@ -173,7 +176,7 @@ impl Mqtt {
                 "CONNACK is larger than the client's Maximum Packet Size",
             ));
         }
-        self.not_too_often(now, id, &client, &identity, will.is_some())?;
+        self.not_too_often(now, id, &client, &identity, will.is_some() && !counted)?;
         Ok(Guest { identity, client, assigned, will, expiry, keep_alive })
     }
 
@@ -184,7 +187,7 @@ impl Mqtt {
         id: ConnId,
         client: &DeviceId,
         identity: &Identity,
-        has_will: bool,
+        new_will: bool,
     ) -> Result<(), Refusal> {
         let session = self.clients.get(client).and_then(|key| self.sessions.get(*key));
         let takes_over = session.is_some_and(|session| session.connection().is_some());
@@ -194,7 +197,7 @@ impl Mqtt {
             let words = "this client identifier changes hands too often; is it used twice?";
             return Err((ReasonCode::CONNECTION_RATE_EXCEEDED, words));
         }
-        if has_will {
+        if new_will {
             let (testator, most) = testator(limits, connection, identity, client);
             if !wills.take(now, &testator, most, limits.rated) {
                 let words = "it comes too often with a will; try again in a minute";
