@@ -14,6 +14,10 @@ use tidegate_engine::id::ConnId;
 /// Sockets that one look tells of at the most; the others come with the next.
 const EVENTS: usize = 1_024;
 
+/// The longest sleep. The kernel's oldest call takes no more than 24 days; the newer one, which does, is missing before Linux 5.11
+/// and where a filter of system calls does not know it: it would fail at once, for ever.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What is watched. Connections are told apart by their numbers, which never come near the marks of the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watched {
@@ -69,8 +73,9 @@ impl Poller {
     /// When the kernel gives none.
     pub(super) fn new(bell: &Arc<Bell>) -> io::Result<Self> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-        epoll::add(&epoll, bell, Watched::Bell.mark(), EventFlags::IN | EventFlags::ET)?;
-        Ok(Self(epoll))
+        let poller = Self(epoll);
+        poller.watch(bell, Watched::Bell)?;
+        Ok(poller)
     }
 
     /// Watches a socket until it is closed. What has happened already is told as well.
@@ -78,16 +83,19 @@ impl Poller {
     /// # Errors
     /// When the kernel has no memory for it.
     pub(super) fn watch(&self, socket: impl AsFd, what: Watched) -> io::Result<()> {
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        Ok(epoll::add(&self.0, socket, what.mark(), flags)?)
+        let flags = match what {
+            // Nobody waits until a datagram can be sent, and the kernel would tell of each that was.
+            Watched::Datagrams(_) | Watched::Bell => EventFlags::IN,
+            Watched::Line(_) => EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP,
+        };
+        Ok(epoll::add(&self.0, socket, what.mark(), flags | EventFlags::ET)?)
     }
 
-    /// Sleeps until something has happened, and no longer than `longest` (rounded up to milliseconds; for ever without),
-    /// and tells what; nothing after an interruption.
+    /// Sleeps until something has happened, and no longer than `longest` (rounded up to milliseconds) or, without, a day, and
+    /// tells what; nothing after an interruption.
     pub(super) fn wait(&self, longest: Option<Duration>, tell: impl FnMut(Happened)) {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
-        // For a time beyond what the kernel takes: nothing happens before that either.
-        let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
+        let longest = Timespec::try_from(longest.unwrap_or(LONGEST).min(LONGEST)).ok();
         // The only failure that looking at our own file can have is an interruption.
         if let Ok((events, _)) = epoll::wait(&self.0, &mut events, longest.as_ref()) {
             events.iter().map(Happened::from).for_each(tell);
@@ -106,5 +114,40 @@ impl From<&Event> for Happened {
             ended,
             writable: broken || flags.contains(EventFlags::OUT),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LONGEST, Poller, Watched};
+    use crate::driver::bell::Bell;
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn told(poller: &Poller) -> Vec<Watched> {
+        let mut told = Vec::new();
+        poller.wait(Some(Duration::ZERO), |happened| told.push(happened.what));
+        told
+    }
+
+    #[test]
+    fn a_datagram_that_left_wakes_nobody() {
+        let poller = Poller::new(&Arc::new(Bell::new().unwrap())).unwrap();
+        let [ours, theirs] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        poller.watch(&ours, Watched::Datagrams(3)).unwrap();
+        assert_eq!(told(&poller), []);
+        for _ in 0..3 {
+            ours.send_to(b"x", theirs.local_addr().unwrap()).unwrap();
+            theirs.recv_from(&mut [0; 8]).unwrap();
+            assert_eq!(told(&poller), []);
+        }
+        theirs.send_to(b"y", ours.local_addr().unwrap()).unwrap();
+        assert_eq!(told(&poller), [Watched::Datagrams(3)]);
+    }
+
+    #[test]
+    fn the_longest_sleep_fits_into_what_every_kernel_takes() {
+        assert!(i32::try_from(LONGEST.as_millis()).is_ok());
     }
 }
