@@ -64,10 +64,7 @@ impl Entrance {
     /// # Errors
     /// [`DriverGone`] when nobody will take it.
     pub async fn adopt(&self, peer: Peer, stream: TcpStream, permit: Permit) -> Result<(), DriverGone> {
-        let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
-        let transport = Transport::Socket { stream, permit };
-        self.attach.send(Connection { conn, transport }).await.map_err(|_| DriverGone)?;
-        self.inbox.send(Input::Opened { conn, peer }).await
+        self.enter(peer, Transport::Socket { stream, permit }).await.map(drop)
     }
 
     /// Announces a wrapped stream: the driver gets the writing side before it hears of the connection.
@@ -79,12 +76,20 @@ impl Entrance {
         peer: Peer,
         writer: impl AsyncWrite + Send + 'static,
     ) -> Result<(ConnId, Arc<Gate>), DriverGone> {
-        let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
         let gate = Arc::new(Gate::default());
         let transport = Transport::Stream { writer: Box::pin(writer), gate: Arc::clone(&gate) };
-        self.attach.send(Connection { conn, transport }).await.map_err(|_| DriverGone)?;
-        self.inbox.send(Input::Opened { conn, peer }).await?;
-        Ok((conn, gate))
+        Ok((self.enter(peer, transport).await?, gate))
+    }
+
+    /// Hands a connection over and announces it: both or neither, for a handshake may be given up while it waits here, and nobody
+    /// would ever close a connection that is not announced.
+    async fn enter(&self, peer: Peer, transport: Transport) -> Result<ConnId, DriverGone> {
+        let attach = self.attach.reserve().await.map_err(|_| DriverGone)?;
+        let report = self.inbox.reserve().await?;
+        let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
+        attach.send(Connection { conn, transport });
+        report.send(Input::Opened { conn, peer });
+        Ok(conn)
     }
 
     /// Where everything else is reported.
@@ -141,5 +146,31 @@ impl Gate {
             state.reader = Some(cx.waker().clone());
         }
         state.mode
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Entrance;
+    use crate::inbox::{INBOX_INPUTS, inbox};
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use tidegate_engine::event::{Input, Peer};
+
+    #[tokio::test]
+    async fn a_connection_that_is_given_up_while_the_driver_is_busy_leaves_nothing_behind() {
+        let (inbox, mut facts) = inbox();
+        let (entrance, mut attached) = Entrance::new(inbox.clone());
+        inbox.send_all((0..INBOX_INPUTS).map(|_| Input::Tick).collect()).await.unwrap();
+        let peer = Peer::at("192.0.2.1:5000".parse().unwrap());
+        {
+            let mut entering = pin!(entrance.open(peer.clone(), tokio::io::sink()));
+            assert!(entering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert!(attached.try_recv().is_err());
+        while facts.try_recv().is_ok() {}
+        let (conn, _gate) = entrance.open(peer, tokio::io::sink()).await.unwrap();
+        assert_eq!(attached.try_recv().unwrap().conn, conn);
+        assert!(matches!(facts.try_recv(), Ok(Input::Opened { conn: opened, .. }) if opened == conn));
     }
 }

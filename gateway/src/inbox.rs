@@ -4,7 +4,7 @@ use tidegate_engine::event::Input;
 use tokio::sync::mpsc;
 
 /// Facts that may wait for the driver. A full inbox makes their senders wait: that is the back pressure on sockets.
-const INBOX_INPUTS: usize = 1_024;
+pub(crate) const INBOX_INPUTS: usize = 1_024;
 
 /// The sending end, cheap to clone.
 #[derive(Clone, Debug)]
@@ -29,6 +29,14 @@ impl Inbox {
     /// [`DriverGone`] when nobody will read it.
     pub async fn send(&self, input: Input) -> Result<(), DriverGone> {
         self.0.send(input).await.map_err(|_| DriverGone)
+    }
+
+    /// A place for one fact, which is then reported without waiting; waits while the inbox is full.
+    ///
+    /// # Errors
+    /// [`DriverGone`] when nobody will read it.
+    pub async fn reserve(&self) -> Result<mpsc::Permit<'_, Input>, DriverGone> {
+        self.0.reserve().await.map_err(|_| DriverGone)
     }
 
     /// Reports facts that came together, in their order, so that the driver takes them in one round where it can; waits
