@@ -336,10 +336,15 @@ impl Gateway {
     async fn end(mut self) -> Result<(), RunError> {
         let asked = Instant::now();
         self.listeners.shutdown().await; // Nobody new.
-        self.handle.stop().await;
+        let Self { driver, handle, signals, .. } = &mut self;
+        // A driver that hangs may not even take the question.
+        let stopped = async {
+            handle.stop().await;
+            driver.await
+        };
         let ended = tokio::select! {
-            ended = timeout_at(asked + SAFE_WITHIN, &mut self.driver) => ended,
-            signal = self.signals.stop() => {
+            ended = timeout_at(asked + SAFE_WITHIN, stopped) => ended,
+            signal = signals.stop() => {
                 tracing::warn!(signal, "a second signal: ending at once; what was not acknowledged will be sent again by its device");
                 return Ok(());
             }
