@@ -149,11 +149,13 @@ pub(crate) fn only_the_driver_turns_the_engine(sources: &[Source]) -> Vec<Findin
         // run.rs may make an engine and hand it to the driver; to turn it takes these.
         let names_it =
             source.paths().iter().any(|(_, path)| path.starts_with(&["tidegate_engine", "Engine"]));
+        // dimpl is turned by words of the same kind.
+        let names_dimpl = source.paths().iter().any(|(_, path)| path.starts_with(&["dimpl"]));
         for (at, word) in source.words(|word| matches!(word, "handle" | "poll_output" | "poll_timeout")) {
             let before = source.code[..at].trim_end();
             let call = (before.ends_with('.') || before.ends_with("Engine::"))
                 && source.code[at + word.len()..].trim_start().starts_with('(');
-            if call && (word != "handle" || names_it) {
+            if call && (names_it || (word != "handle" && !names_dimpl)) {
                 found.push(finding(&source.path, source.line(at), "only driver.rs turns the engine"));
             }
         }

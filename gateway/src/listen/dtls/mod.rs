@@ -8,8 +8,6 @@ mod hello;
 mod keys;
 mod spared;
 mod table;
-#[cfg(test)]
-mod tests;
 
 pub use association::Identity;
 pub(crate) use by_dimpl::can_sign_with;
@@ -205,3 +203,6 @@ impl With<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

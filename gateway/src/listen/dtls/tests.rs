@@ -4,7 +4,7 @@ use super::by_dimpl::Maker;
 use super::cookie::Cookies;
 use super::table::{Bounds, Order, Table};
 use super::{Identity, PresharedKey};
-use ::dimpl::{Config, Dtls, Output, PskResolver};
+use dimpl::{Config, Dtls, Output, PskResolver};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
