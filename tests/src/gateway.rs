@@ -212,7 +212,9 @@ impl Gateway {
     /// When it does not answer.
     #[must_use]
     pub fn get(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(self.admin).expect("the admin port");
+        // It listens a moment after the devices' ports.
+        let mut stream =
+            wait_for(START_WITHIN, || TcpStream::connect(self.admin).ok()).expect("the admin port");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         write!(stream, "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.admin)
             .expect("a request");

@@ -91,7 +91,7 @@ const ROUNDS: usize = 60;
 pub(super) const M30: Case = Case {
     id: "M30",
     name: "a storm of takeovers with subscriptions and messages in between (CVE-2026-22040, CVE-2025-59946)",
-    setting: |_| Setting::of("[limits]\ntakeovers_per_minute = 200\n"),
+    setting: |_| Setting::of("[limits]\ntakeovers_per_minute = 40\n"),
     attack: |arena| Box::pin(storm(arena)),
     counted: &[
         ("tidegate_refusals_total{reason=\"session taken over\"}", 20.0),
