@@ -359,7 +359,7 @@ pub(super) const M18: Case = Case {
             let taken = arena.gateway.metric("tidegate_messages_unrouted_total") - accepted;
             assert!(taken <= 1.0, "one message, {taken} times");
             // An older version knows no Receive Maximum: it is let go on for longer, and not for ever.
-            let mut link = arena.connect(&Hello::new(Version::V3_1_1, "endless")).await;
+            let mut link = arena.connect(&Hello::new(Version::V3_1_1, "endless-too")).await;
             let stream: Vec<u8> = (1..=20_000)
                 .flat_map(|id| encode(Version::V3_1_1, &Packet::Publish(message("t", Qos::ExactlyOnce, id))))
                 .collect();
