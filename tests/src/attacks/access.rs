@@ -227,7 +227,10 @@ fn rights(arena: &Arena, revoked: bool) -> Setting {
         ("subscribe = [\"public/#\", \"secret/#\"]", "publish = [\"public/#\", \"secret/#\"]")
     };
     let gone = if revoked { String::new() } else { arena.device("gone", "publish = [\"public/#\"]") };
-    Setting::of(&(arena.device("reader", reader) + &arena.device("leaver", leaver) + &gone))
+    // The benchmark plays it again and again.
+    let often = "[limits]\nwills_per_minute = 60000\n";
+    let devices = arena.device("reader", reader) + &arena.device("leaver", leaver) + &gone;
+    Setting::of(&(often.to_owned() + &devices))
 }
 
 pub(super) const A06: Case = Case {
