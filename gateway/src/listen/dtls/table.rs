@@ -22,6 +22,9 @@ const HANDSHAKE: u8 = 22;
 /// For so long after a handshake its last flight may come once more, in the clear; later nothing in the clear is believed.
 const LAST_FLIGHT: Duration = Duration::from_secs(60);
 
+/// A timer is armed so far ahead at the least: one that is due already must not turn [`Table::tick`] without end.
+const TICK_AHEAD: Duration = Duration::from_millis(1);
+
 /// The largest record (RFC 6347, 4.1; RFC 5246, 6.2.3: 2^14 + 2048 and the header).
 const RECORD_BYTES: usize = 13 + (1 << 14) + 2_048;
 
@@ -430,7 +433,7 @@ impl Table {
         let idle = known.live.as_ref().map(|live| live.last + self.bounds.idle);
         let wanted = [Some(wait), idle, known.due].into_iter().flatten().min();
         // A tick that finds nothing to do asks again: never more than one is armed for a peer.
-        let wanted = wanted.map(|due| due.max(now));
+        let wanted = wanted.map(|due| due.max(now + TICK_AHEAD));
         if wanted != known.due {
             if let Some(old) = known.due {
                 self.due.remove(&(old, peer));
