@@ -18,6 +18,7 @@ mod routes;
 mod schema;
 mod secret;
 mod serial;
+mod streams;
 mod upstreams;
 mod value;
 mod written;
@@ -49,16 +50,12 @@ pub struct Config {
     pub gateway: GatewayId,
     /// `gateway.data_dir`.
     pub data_dir: PathBuf,
-    /// `mqtt.listen`.
-    pub mqtt_listen: Vec<SocketAddr>,
-    /// `mqtt.tls`.
-    pub mqtt_tls: Option<Secure>,
-    /// `mqtt.websocket`.
-    pub mqtt_websocket: WebSocket,
-    /// `mqtt.proxy_protocol`: whoever connects from here begins with a PROXY header, and is believed.
-    pub mqtt_proxies: Vec<Network>,
+    /// `mqtt`.
+    pub mqtt: Streams,
     /// `coap.listen` (UDP).
     pub coap_listen: Vec<SocketAddr>,
+    /// `coap.tcp`, `coap.tls` and `coap.websocket`.
+    pub coap_streams: Streams,
     /// `[[coap.resource]]`, and behind them the shipped ones.
     pub coap_resources: Vec<Resource>,
     /// `coap.dtls`.
@@ -168,6 +165,19 @@ pub fn parse(source: &str, file: Option<&Path>, environment: &Environment) -> Re
     }
 }
 
+/// Where a protocol is spoken on stream connections.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Streams {
+    /// `listen`: over TCP in the clear.
+    pub listen: Vec<SocketAddr>,
+    /// `tls`.
+    pub tls: Option<Secure>,
+    /// `websocket`.
+    pub websocket: WebSocket,
+    /// `proxy_protocol`: whoever connects from here begins with a PROXY header, and is believed.
+    pub proxies: Vec<Network>,
+}
+
 /// A listener with TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Secure {
@@ -186,7 +196,7 @@ pub struct CoapDtls {
     pub tls: Option<Tls>,
 }
 
-/// MQTT over WebSocket.
+/// A protocol over WebSocket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WebSocket {
     /// `listen`.

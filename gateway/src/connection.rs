@@ -8,13 +8,32 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Waker};
-use tidegate_engine::event::{Input, Peer};
+use tidegate_engine::event::{Input, Peer, StreamPeer};
 use tidegate_engine::id::ConnId;
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 /// New connections that may wait for the driver; listeners wait beyond that.
 const ATTACHING: usize = 64;
+
+/// Who has come, and what is spoken with it.
+#[derive(Clone, Debug)]
+pub enum Newcomer {
+    /// MQTT.
+    Mqtt(Peer),
+    /// CoAP (RFC 8323).
+    Coap(StreamPeer),
+}
+
+impl Newcomer {
+    /// How the engine hears of it.
+    fn opened(self, conn: ConnId) -> Input {
+        match self {
+            Self::Mqtt(peer) => Input::Opened { conn, peer },
+            Self::Coap(peer) => Input::CoapOpened { conn, peer },
+        }
+    }
+}
 
 /// A connection on its way to the driver.
 pub struct Connection {
@@ -63,8 +82,8 @@ impl Entrance {
     ///
     /// # Errors
     /// [`DriverGone`] when nobody will take it.
-    pub async fn adopt(&self, peer: Peer, stream: TcpStream, permit: Permit) -> Result<(), DriverGone> {
-        self.enter(peer, Transport::Socket { stream, permit }).await.map(drop)
+    pub async fn adopt(&self, who: Newcomer, stream: TcpStream, permit: Permit) -> Result<(), DriverGone> {
+        self.enter(who, Transport::Socket { stream, permit }).await.map(drop)
     }
 
     /// Announces a wrapped stream: the driver gets the writing side before it hears of the connection.
@@ -73,22 +92,22 @@ impl Entrance {
     /// [`DriverGone`] when nobody will take it.
     pub async fn open(
         &self,
-        peer: Peer,
+        who: Newcomer,
         writer: impl AsyncWrite + Send + 'static,
     ) -> Result<(ConnId, Arc<Gate>), DriverGone> {
         let gate = Arc::new(Gate::default());
         let transport = Transport::Stream { writer: Box::pin(writer), gate: Arc::clone(&gate) };
-        Ok((self.enter(peer, transport).await?, gate))
+        Ok((self.enter(who, transport).await?, gate))
     }
 
     /// Hands a connection over and announces it: both or neither, for a handshake may be given up while it waits here, and nobody
     /// would ever close a connection that is not announced.
-    async fn enter(&self, peer: Peer, transport: Transport) -> Result<ConnId, DriverGone> {
+    async fn enter(&self, who: Newcomer, transport: Transport) -> Result<ConnId, DriverGone> {
         let attach = self.attach.reserve().await.map_err(|_| DriverGone)?;
         let report = self.inbox.reserve().await?;
         let conn = ConnId(self.next.fetch_add(1, Ordering::Relaxed));
         attach.send(Connection { conn, transport });
-        report.send(Input::Opened { conn, peer });
+        report.send(who.opened(conn));
         Ok(conn)
     }
 
@@ -151,7 +170,7 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use super::Entrance;
+    use super::{Entrance, Newcomer};
     use crate::inbox::{INBOX_INPUTS, inbox};
     use std::pin::pin;
     use std::task::{Context, Waker};
@@ -162,7 +181,7 @@ mod tests {
         let (inbox, mut facts) = inbox();
         let (entrance, mut attached) = Entrance::new(inbox.clone());
         inbox.send_all((0..INBOX_INPUTS).map(|_| Input::Tick).collect()).await.unwrap();
-        let peer = Peer::at("192.0.2.1:5000".parse().unwrap());
+        let peer = Newcomer::Mqtt(Peer::at("192.0.2.1:5000".parse().unwrap()));
         {
             let mut entering = pin!(entrance.open(peer.clone(), tokio::io::sink()));
             assert!(entering.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

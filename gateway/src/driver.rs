@@ -388,7 +388,11 @@ impl<S: Store + Send + 'static> Driver<S> {
                 }
                 self.stats.received_bytes += bytes.len() as u64;
             }
-            Input::Opened { conn, .. } if !self.lines.open(*conn, &self.poller) => return,
+            Input::Opened { conn, .. } | Input::CoapOpened { conn, .. }
+                if !self.lines.open(*conn, &self.poller) =>
+            {
+                return;
+            }
             Input::Closed { conn } if !self.lines.gone(*conn) => return,
             Input::UpstreamUp { upstream } => {
                 // See `Upstream::up_seen`: what the engine has ordered so far was meant for the old link.

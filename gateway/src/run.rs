@@ -8,14 +8,14 @@ use crate::access::audit::Audit;
 use crate::access::verifier::Verifier;
 use crate::admin::{self, About, Admin};
 use crate::clock::Clock;
-use crate::config::{Config, Mistakes, Secure};
+use crate::config::{Config, Mistakes, Secure, Streams};
 use crate::connection::Entrance;
 use crate::driver::{self, Ended, Handle, Parts};
 use crate::inbox::inbox;
 use crate::listen::admission::Admission;
 use crate::listen::coap::{Outlet, Sockets};
-use crate::listen::handshake::{Door, Transport};
-use crate::listen::{BindError, dtls, mqtt, serial};
+use crate::listen::handshake::{Door, Protocol, Spoken, Transport};
+use crate::listen::{BindError, accept, dtls, serial};
 use crate::memory;
 use crate::notify;
 use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
@@ -266,10 +266,10 @@ impl Gateway {
     }
 
     /// Serves what the driver does not serve itself, and tells of everything that listens.
-    fn listen(&mut self, mqtt: Vec<(Transport, TcpListener)>, coap: Vec<io::Result<SocketAddr>>) {
-        for (transport, listener) in mqtt {
-            announce(transport.name(), listener.local_addr());
-            self.listeners.spawn(mqtt::serve(listener, transport, Arc::clone(&self.door)));
+    fn listen(&mut self, streams: Vec<(Spoken, TcpListener)>, coap: Vec<io::Result<SocketAddr>>) {
+        for (spoken, listener) in streams {
+            announce(spoken.name(), listener.local_addr());
+            self.listeners.spawn(accept::serve(listener, spoken, Arc::clone(&self.door)));
         }
         let none = self.listeners.is_empty() && coap.is_empty();
         for address in coap {
@@ -427,19 +427,32 @@ impl Gateway {
     }
 }
 
-/// Takes every address of MQTT.
-fn bind(config: &Config) -> Result<Vec<(Transport, TcpListener)>, BindError> {
+/// Takes every address for streams.
+fn bind(config: &Config) -> Result<Vec<(Spoken, TcpListener)>, BindError> {
+    let mqtt = ["mqtt.listen", "mqtt.tls.listen", "mqtt.websocket.listen", "mqtt.websocket.tls.listen"];
+    let coap = ["coap.tcp.listen", "coap.tls.listen", "coap.websocket.listen", "coap.websocket.tls.listen"];
+    let mut bound = bind_streams(Protocol::Mqtt, mqtt, &config.mqtt)?;
+    bound.extend(bind_streams(Protocol::Coap, coap, &config.coap_streams)?);
+    Ok(bound)
+}
+
+/// Takes the addresses of one protocol; `keys` say where they stand.
+fn bind_streams(
+    protocol: Protocol,
+    keys: [&'static str; 4],
+    streams: &Streams,
+) -> Result<Vec<(Spoken, TcpListener)>, BindError> {
     let of = |secure: &Option<Secure>| secure.as_ref().map(|s| s.listen.clone()).unwrap_or_default();
     let listeners = [
-        ("mqtt.listen", Transport::Tcp, config.mqtt_listen.clone()),
-        ("mqtt.tls.listen", Transport::Tls, of(&config.mqtt_tls)),
-        ("mqtt.websocket.listen", Transport::WebSocket, config.mqtt_websocket.listen.clone()),
-        ("mqtt.websocket.tls.listen", Transport::SecureWebSocket, of(&config.mqtt_websocket.tls)),
+        (Transport::Tcp, streams.listen.clone()),
+        (Transport::Tls, of(&streams.tls)),
+        (Transport::WebSocket, streams.websocket.listen.clone()),
+        (Transport::SecureWebSocket, of(&streams.websocket.tls)),
     ];
     let mut bound = Vec::new();
-    for (key, transport, addresses) in listeners {
+    for (key, (transport, addresses)) in keys.into_iter().zip(listeners) {
         for address in addresses {
-            bound.push((transport, mqtt::bind(key, address)?));
+            bound.push((Spoken { protocol, transport }, accept::bind(key, address)?));
         }
     }
     Ok(bound)

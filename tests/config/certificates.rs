@@ -33,7 +33,7 @@ fn what_is_right_is_taken_without_a_word() {
         at(folder.path(), &format!("{WELL}client_ca = \"ca.crt\"\nclient_crl = \"ca.crl\"\n"), now())
             .unwrap();
     assert_eq!(config.warnings, []);
-    let secure = config.mqtt_tls.unwrap();
+    let secure = config.mqtt.tls.unwrap();
     assert_eq!(secure.listen, ["127.0.0.1:8883".parse().unwrap()]);
     assert!(secure.tls.asks_for_certificates());
     let about = secure.tls.about();
@@ -139,12 +139,12 @@ fn secure_websocket_has_the_certificate_of_tls_unless_it_has_its_own() {
     let path = folder.path();
     let nested = |keys: &str| at(path, &format!("{WELL}[mqtt.websocket.tls]\n{keys}"), now());
     let config = nested("").unwrap();
-    assert_eq!(config.mqtt_websocket.listen, []);
-    let secure = config.mqtt_websocket.tls.unwrap();
+    assert_eq!(config.mqtt.websocket.listen, []);
+    let secure = config.mqtt.websocket.tls.unwrap();
     assert_eq!(secure.listen, ["127.0.0.1:8084".parse().unwrap()]);
-    assert_eq!(secure.tls, config.mqtt_tls.unwrap().tls);
+    assert_eq!(secure.tls, config.mqtt.tls.unwrap().tls);
     Authority::new(path, "another").issue("web", Wish { subject: "/CN=web", ..SERVER });
     let config = nested("certificate = \"web.crt\"\nkey = \"web.key\"\n").unwrap();
-    assert_ne!(config.mqtt_websocket.tls.unwrap().tls, config.mqtt_tls.unwrap().tls);
+    assert_ne!(config.mqtt.websocket.tls.unwrap().tls, config.mqtt.tls.unwrap().tls);
     assert!(nested("certificate = \"web.crt\"\n").is_err());
 }

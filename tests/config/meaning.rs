@@ -24,7 +24,7 @@ fn without_a_file_the_gateway_listens_on_loopback_and_writes_to_a_file() {
     let config = parse("", None, &surroundings()).unwrap();
     assert_eq!(config.gateway.as_str(), "gw-1");
     assert_eq!(config.data_dir, PathBuf::from("tidegate-data"));
-    assert_eq!(config.mqtt_listen, ["127.0.0.1:1883".parse().unwrap()]);
+    assert_eq!(config.mqtt.listen, ["127.0.0.1:1883".parse().unwrap()]);
     assert_eq!(config.coap_listen, ["127.0.0.1:5683".parse().unwrap()]);
     assert_eq!(config.admin_listen, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(config.anonymous, Anonymous::Loopback);
@@ -84,7 +84,7 @@ fn the_whole_example_of_what_is_built_is_understood() {
         "##,
     );
     assert_eq!(config.data_dir, PathBuf::from("/var/lib/tidegate"));
-    assert_eq!(config.mqtt_listen, ["0.0.0.0:1883".parse().unwrap()]);
+    assert_eq!(config.mqtt.listen, ["0.0.0.0:1883".parse().unwrap()]);
     assert!(config.coap_listen.is_empty());
     assert_eq!(config.admin_listen, None);
     assert_eq!(config.anonymous, Anonymous::Everywhere);

@@ -56,11 +56,16 @@ fn what_the_shipped_configuration_shows_as_a_default_is_one() {
     assert_eq!(all.upstreams, least.upstreams);
     assert_eq!(all.limits, least.limits);
     // Examples stand where the default is nothing.
-    assert_eq!(all.mqtt_tls.unwrap().listen, ["127.0.0.1:8883".parse().unwrap()]);
-    assert_eq!(all.mqtt_websocket.listen, ["127.0.0.1:8083".parse().unwrap()]);
-    assert_eq!(all.mqtt_websocket.tls.unwrap().listen, ["127.0.0.1:8084".parse().unwrap()]);
-    assert_eq!(all.mqtt_proxies.len(), 1);
+    assert_eq!(all.mqtt.tls.unwrap().listen, ["127.0.0.1:8883".parse().unwrap()]);
+    assert_eq!(all.mqtt.websocket.listen, ["127.0.0.1:8083".parse().unwrap()]);
+    assert_eq!(all.mqtt.websocket.tls.unwrap().listen, ["127.0.0.1:8084".parse().unwrap()]);
+    assert_eq!(all.mqtt.proxies.len(), 1);
     assert_eq!(all.coap_dtls.unwrap().listen, ["127.0.0.1:5684".parse().unwrap()]);
+    assert_eq!(all.coap_streams.listen, ["127.0.0.1:5683".parse().unwrap()]);
+    assert_eq!(all.coap_streams.tls.unwrap().listen, ["127.0.0.1:5684".parse().unwrap()]);
+    assert_eq!(all.coap_streams.websocket.listen, ["127.0.0.1:8085".parse().unwrap()]);
+    assert_eq!(all.coap_streams.websocket.tls.unwrap().listen, ["127.0.0.1:8086".parse().unwrap()]);
+    assert_eq!(all.coap_streams.proxies.len(), 1);
     assert_eq!((all.serial.len(), all.keys.len()), (1, 1));
     let [device] = &all.devices[..] else { panic!("{:?}", all.devices) };
     assert_eq!(device.publish[0].as_str(), "sensors/boiler-3/#");

@@ -1,7 +1,7 @@
 //! `tidegate check`: what a configuration that is right means, in a few lines.
 
 use super::Exit;
-use crate::config::{Config, Route, Secure, Upstream, UpstreamKind, show_duration, show_size};
+use crate::config::{Config, Route, Secure, Streams, Upstream, UpstreamKind, show_duration, show_size};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -27,22 +27,13 @@ pub(super) fn show(
         config.gateway,
         config.data_dir.display()
     )?;
-    writeln!(out, "  mqtt      {}", listeners(&config.mqtt_listen))?;
-    if let Some(Secure { listen, tls }) = &config.mqtt_tls {
-        writeln!(out, "  mqtt/tls  {}; {}", listeners(listen), tls.about())?;
-    }
-    let websocket = &config.mqtt_websocket;
-    if !websocket.listen.is_empty() {
-        writeln!(out, "  websocket {}", listeners(&websocket.listen))?;
-    }
-    if let Some(Secure { listen, tls }) = &websocket.tls {
-        writeln!(out, "  ws/tls    {}; {}", listeners(listen), tls.about())?;
-    }
-    if !config.mqtt_proxies.is_empty() {
-        let proxies: Vec<_> = config.mqtt_proxies.iter().map(ToString::to_string).collect();
-        writeln!(out, "  proxies   {}", proxies.join(", "))?;
-    }
+    writeln!(out, "  mqtt      {}", listeners(&config.mqtt.listen))?;
+    streams(out, "mqtt", &config.mqtt)?;
     writeln!(out, "  coap      {}", listeners(&config.coap_listen))?;
+    if !config.coap_streams.listen.is_empty() {
+        writeln!(out, "  coap/tcp  {}", listeners(&config.coap_streams.listen))?;
+    }
+    streams(out, "coap", &config.coap_streams)?;
     writeln!(out, "  admin     {}", listeners(config.admin_listen.as_slice()))?;
     let anonymous = match config.anonymous {
         Anonymous::Never => "nobody without credentials",
@@ -58,6 +49,25 @@ pub(super) fn show(
         writeln!(out, "  route     {}", path(route, config))?;
     }
     Ok(Exit::Well)
+}
+
+/// What a protocol's streams are wrapped in, and for whom they speak.
+fn streams(out: &mut dyn Write, protocol: &str, streams: &Streams) -> io::Result<()> {
+    let Streams { tls, websocket, proxies, .. } = streams;
+    if let Some(Secure { listen, tls }) = tls {
+        writeln!(out, "  {protocol}/tls  {}; {}", listeners(listen), tls.about())?;
+    }
+    if !websocket.listen.is_empty() {
+        writeln!(out, "  {protocol}/ws   {}", listeners(&websocket.listen))?;
+    }
+    if let Some(Secure { listen, tls }) = &websocket.tls {
+        writeln!(out, "  {protocol}/wss  {}; {}", listeners(listen), tls.about())?;
+    }
+    if !proxies.is_empty() {
+        let proxies: Vec<_> = proxies.iter().map(ToString::to_string).collect();
+        writeln!(out, "  proxies   {} for {protocol}", proxies.join(", "))?;
+    }
+    Ok(())
 }
 
 fn devices(config: &Config) -> String {

@@ -3,31 +3,50 @@
 use super::certificates::{Surroundings, tls};
 use super::read::{Report, Section, Span};
 use super::schema;
+use super::streams::{self, Names, Tables};
 use super::written::{Listener, listen};
 use crate::listen::dtls;
 use crate::tls::Tls;
 
 const UDP_DEFAULT: &str = "127.0.0.1:5683";
 const DTLS_DEFAULT: &str = "127.0.0.1:5684";
+/// Ports of TCP are not those of UDP.
+const TCP_DEFAULT: &str = "127.0.0.1:5683";
+
+const TABLES: Tables = Tables {
+    tls: Names { table: &schema::COAP_TLS, key: "coap.tls.listen", default: "127.0.0.1:5684" },
+    websocket: Names {
+        table: &schema::COAP_WEBSOCKET,
+        key: "coap.websocket.listen",
+        default: "127.0.0.1:8085",
+    },
+    websocket_tls: Names {
+        table: &schema::COAP_WEBSOCKET_TLS,
+        key: "coap.websocket.tls.listen",
+        default: "127.0.0.1:8086",
+    },
+};
 
 /// What the tables say.
 pub(super) struct Coap {
     /// The listeners, as addresses with their places.
     pub(super) udp: Vec<Listener>,
     pub(super) dtls: Option<(Vec<Listener>, Option<Tls>)>,
+    pub(super) streams: streams::Written,
     /// Where the table of DTLS stands that names no certificate.
     keys_only: Option<Span>,
 }
 
 impl Coap {
-    /// Every address.
-    pub(super) fn listeners(&self) -> impl Iterator<Item = &Listener> {
+    /// Every address on which datagrams come.
+    pub(super) fn datagrams(&self) -> impl Iterator<Item = &Listener> {
         self.udp.iter().chain(self.dtls.iter().flat_map(|(listen, _)| listen))
     }
 
     /// Whether devices are asked for certificates anywhere.
     pub(super) fn asks_for_certificates(&self) -> bool {
-        self.dtls.iter().any(|(_, tls)| tls.as_ref().is_some_and(Tls::asks_for_certificates))
+        self.streams.asks_for_certificates
+            || self.dtls.iter().any(|(_, tls)| tls.as_ref().is_some_and(Tls::asks_for_certificates))
     }
 
     /// Warns when no device has a pre-shared key and nothing else would do.
@@ -47,6 +66,9 @@ impl Coap {
 pub(super) fn coap(root: &Section<'_>, at: Surroundings<'_>) -> Coap {
     let section = root.section(&schema::COAP);
     let udp = listen(&section, "coap.listen", Some(UDP_DEFAULT));
+    let tcp = section.section(&schema::COAP_TCP);
+    let tcp = listen(&tcp, "coap.tcp.listen", tcp.span.is_some().then_some(TCP_DEFAULT));
+    let streams = streams::streams(&section, tcp, &TABLES, at);
     let section = section.section(&schema::COAP_DTLS);
     let dtls = section.span.as_ref().and_then(|_| {
         let mut listeners = listen(&section, "coap.dtls.listen", Some(DTLS_DEFAULT));
@@ -64,7 +86,7 @@ pub(super) fn coap(root: &Section<'_>, at: Surroundings<'_>) -> Coap {
         Some((listeners, tls))
     });
     let keys_only = section.span.clone().filter(|_| dtls.as_ref().is_some_and(|(_, tls)| tls.is_none()));
-    Coap { udp, dtls, keys_only }
+    Coap { udp, dtls, streams, keys_only }
 }
 
 fn certified(section: &Section<'_>, at: Surroundings<'_>) -> Option<Tls> {

@@ -40,8 +40,6 @@ impl Table {
     }
 }
 
-const LEAVE_OUT: &str = "leave it out";
-
 pub(super) const ROOT: Table = Table {
     path: "",
     keys: &[
@@ -72,15 +70,33 @@ const TLS_KEYS: &[Key] =
 
 pub(super) const MQTT_TLS: Table = Table { path: "mqtt.tls", keys: TLS_KEYS };
 
-pub(super) const MQTT_WEBSOCKET: Table =
-    Table { path: "mqtt.websocket", keys: &[key("listen"), key("origins"), key("tls")] };
+const WEBSOCKET_KEYS: &[Key] = &[key("listen"), key("origins"), key("tls")];
+
+pub(super) const MQTT_WEBSOCKET: Table = Table { path: "mqtt.websocket", keys: WEBSOCKET_KEYS };
 
 pub(super) const MQTT_WEBSOCKET_TLS: Table = Table { path: "mqtt.websocket.tls", keys: TLS_KEYS };
 
 pub(super) const COAP: Table = Table {
     path: "coap",
-    keys: &[key("listen"), key("shipped_resources"), key("resource"), key("dtls"), later("tcp", LEAVE_OUT)],
+    keys: &[
+        key("listen"),
+        key("shipped_resources"),
+        key("resource"),
+        key("dtls"),
+        key("tcp"),
+        key("tls"),
+        key("websocket"),
+        key("proxy_protocol"),
+    ],
 };
+
+pub(super) const COAP_TCP: Table = Table { path: "coap.tcp", keys: &[key("listen")] };
+
+pub(super) const COAP_TLS: Table = Table { path: "coap.tls", keys: TLS_KEYS };
+
+pub(super) const COAP_WEBSOCKET: Table = Table { path: "coap.websocket", keys: WEBSOCKET_KEYS };
+
+pub(super) const COAP_WEBSOCKET_TLS: Table = Table { path: "coap.websocket.tls", keys: TLS_KEYS };
 
 pub(super) const COAP_DTLS: Table = Table { path: "coap.dtls", keys: TLS_KEYS };
 
@@ -216,6 +232,10 @@ pub(super) const TABLES: &[&Table] = &[
     &COAP,
     &COAP_RESOURCE,
     &COAP_DTLS,
+    &COAP_TCP,
+    &COAP_TLS,
+    &COAP_WEBSOCKET,
+    &COAP_WEBSOCKET_TLS,
     &SERIAL,
     &ADMIN,
     &SPOOL,

@@ -8,7 +8,7 @@ use super::mistake::quoted;
 use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{CoapDtls, Config, WebSocket, devices, limits, resources, routes, schema, serial, upstreams};
+use super::{CoapDtls, Config, devices, limits, resources, routes, schema, serial, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tidegate_engine::event::{Anonymous, DeviceSetup};
@@ -54,7 +54,7 @@ pub(super) fn config(
     let admin_listen = listeners(&root, &mqtt, &coap);
     let mut limits = limits::limits(&root.section(&schema::LIMITS));
     limits.sys_interval = mqtt.sys_interval.unwrap_or(limits.sys_interval);
-    let asks_for_certificates = mqtt.asks_for_certificates || coap.asks_for_certificates();
+    let asks_for_certificates = mqtt.streams.asks_for_certificates || coap.asks_for_certificates();
     let (devices, keys) = devices::devices(&root, at, &limits, asks_for_certificates);
     if keys.is_empty() {
         coap.without_keys(report);
@@ -71,16 +71,10 @@ pub(super) fn config(
     Some(Config {
         gateway: id?,
         data_dir,
-        mqtt_listen: plain(mqtt.plain),
-        mqtt_tls: mqtt.tls.map(|(_, secure)| secure),
-        mqtt_websocket: WebSocket {
-            listen: plain(mqtt.websocket),
-            origins: mqtt.origins,
-            tls: mqtt.secure_websocket.map(|(_, secure)| secure),
-        },
-        mqtt_proxies: mqtt.proxies,
+        mqtt: mqtt.streams.meant(),
         coap_listen: plain(coap.udp),
         coap_dtls: coap.dtls.map(|(listen, tls)| CoapDtls { listen: plain(listen), tls }),
+        coap_streams: coap.streams.meant(),
         coap_resources: resources::resources(&root),
         serial,
         admin_listen: admin_listen.map(|listener| listener.address),
@@ -156,8 +150,9 @@ fn listeners(root: &Section<'_>, mqtt: &Mqtt, coap: &Coap) -> Option<Listener> {
     let admin = admin(&root.section(&schema::ADMIN)).flatten();
 
     // TCP and UDP have ports of their own.
-    let tcp: Vec<&Listener> = mqtt.listeners().chain(&admin).collect();
-    let udp: Vec<&Listener> = coap.listeners().collect();
+    let tcp: Vec<&Listener> =
+        mqtt.streams.listeners().chain(coap.streams.listeners()).chain(&admin).collect();
+    let udp: Vec<&Listener> = coap.datagrams().collect();
     for listeners in [tcp, udp] {
         for (i, listener) in listeners.iter().enumerate() {
             let other = listeners.iter().take(i).find(|other| collide(other.address, listener.address));
@@ -239,18 +234,29 @@ fn anonymous(
     let unencrypted = section.get_or("unencrypted", Anonymous::Loopback, value::word(&ANONYMOUS[1..]));
     let passwords = devices.iter().any(|device| device.secret.is_some());
     let contexts = devices.iter().any(|device| device.oscore.is_some());
-    let certificates = mqtt.listeners().chain(coap.listeners()).any(|listener| listener.certified);
+    let mut listeners = mqtt.streams.listeners().chain(coap.streams.listeners()).chain(coap.datagrams());
+    let certificates = listeners.any(|listener| listener.certified);
 
     if anonymous != Anonymous::Everywhere {
-        for listener in coap.listeners().filter(remote).filter(|listener| !listener.certified && !contexts) {
+        let datagrams = coap.datagrams().map(|listener| {
+            (listener, "speak DTLS there, with keys or certificates of the devices ([coap.dtls])")
+        });
+        let streams = coap.streams.listeners().map(|listener| {
+            (listener, "speak TLS there and ask for certificates (`client_ca` under [coap.tls])")
+        });
+        let open = |(listener, _): &(&Listener, _)| remote(listener) && !listener.certified && !contexts;
+        for (listener, instead) in datagrams.chain(streams).filter(open) {
             root.report.error(
                 listener.span.clone(),
                 format!("{} can be reached from other hosts, and nothing asks who comes", listener.address),
-                "listen on 127.0.0.1; or speak DTLS there, with keys or certificates of the devices ([coap.dtls]); or give devices OSCORE \
-                 contexts (`oscore` under [device.ID]), without which nobody from elsewhere comes in then; or, on a network that you trust, write `anonymous = \"insecure-everywhere\"` under [access]",
+                format!(
+                    "listen on 127.0.0.1; or {instead}; or give devices OSCORE contexts (`oscore` under [device.ID]), without which \
+                     nobody from elsewhere comes in then; or, on a network that you trust, write \
+                     `anonymous = \"insecure-everywhere\"` under [access]"
+                ),
             );
         }
-        for listener in mqtt.listeners().filter(remote).filter(|listener| !listener.certified) {
+        for listener in mqtt.streams.listeners().filter(remote).filter(|listener| !listener.certified) {
             if !passwords {
                 root.report.error(
                     listener.span.clone(),

@@ -1,12 +1,13 @@
-//! What lies between an accepted connection and MQTT: a load balancer's header, TLS, WebSocket. Each connection goes through those
-//! that its listener asks for, within one time-out, and only so many at once. What can change at a reload is looked up for each.
+//! What lies between an accepted connection and MQTT or CoAP: a load balancer's header, TLS, WebSocket. Each connection goes
+//! through those that its listener asks for, within one time-out, and only so many at once. What can change at a reload is looked
+//! up for each.
 
 use super::admission::{Admission, Permit, Refusal};
-use super::websocket::{Origins, Refused, upgrade};
-use super::{mqtt, proxy, socket, websocket};
+use super::websocket::{self, Offer, Origins, Refused, upgrade};
+use super::{accept, proxy, socket};
 use crate::access::audit::Audit;
-use crate::config::{Config, Network};
-use crate::connection::Entrance;
+use crate::config::{Config, Network, Secure, Streams};
+use crate::connection::{Entrance, Newcomer};
 use crate::logging::{Pass, Throttle};
 use crate::tls;
 use rustls::ServerConfig;
@@ -16,7 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tidegate_engine::event::{Certificate, Peer};
+use tidegate_engine::event::{Certificate, Peer, StreamPeer};
+use tidegate_engine::id::DeviceId;
+use tidegate_engine::session::certificates::Certificates;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,7 +28,25 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What a listener speaks beneath MQTT.
+/// What a listener speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoken {
+    /// The devices' protocol.
+    pub protocol: Protocol,
+    /// What lies beneath it.
+    pub transport: Transport,
+}
+
+/// A protocol of devices on streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// MQTT.
+    Mqtt,
+    /// CoAP (RFC 8323).
+    Coap,
+}
+
+/// What lies between TCP and a protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// Nothing.
@@ -38,20 +59,42 @@ pub enum Transport {
     SecureWebSocket,
 }
 
-impl Transport {
+impl Spoken {
     /// For the log.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "MQTT over TCP",
-            Self::Tls => "MQTT over TLS",
-            Self::WebSocket => "MQTT over WebSocket",
-            Self::SecureWebSocket => "MQTT over secure WebSocket",
+        match (self.protocol, self.transport) {
+            (Protocol::Mqtt, Transport::Tcp) => "MQTT over TCP",
+            (Protocol::Mqtt, Transport::Tls) => "MQTT over TLS",
+            (Protocol::Mqtt, Transport::WebSocket) => "MQTT over WebSocket",
+            (Protocol::Mqtt, Transport::SecureWebSocket) => "MQTT over secure WebSocket",
+            (Protocol::Coap, Transport::Tcp) => "CoAP over TCP",
+            (Protocol::Coap, Transport::Tls) => "CoAP over TLS",
+            (Protocol::Coap, Transport::WebSocket) => "CoAP over WebSocket",
+            (Protocol::Coap, Transport::SecureWebSocket) => "CoAP over secure WebSocket",
         }
     }
 }
 
-/// What every listener of MQTT shares.
+impl Protocol {
+    /// Somebody of whom nothing is known but where it is.
+    pub(super) fn stranger(self, address: SocketAddr) -> Newcomer {
+        match self {
+            Self::Mqtt => Newcomer::Mqtt(Peer::at(address)),
+            Self::Coap => Newcomer::Coap(StreamPeer { address, device: None }),
+        }
+    }
+
+    /// What is said of it to WebSocket's clients.
+    fn offer(self) -> &'static Offer {
+        match self {
+            Self::Mqtt => &websocket::MQTT,
+            Self::Coap => &websocket::COAP,
+        }
+    }
+}
+
+/// What every listener for streams shares.
 #[derive(Debug)]
 pub struct Door {
     /// Where connections go.
@@ -68,26 +111,84 @@ pub struct Door {
 /// What the configuration says about handshakes.
 #[derive(Debug)]
 struct Settings {
-    proxies: Vec<Network>,
-    origins: Origins,
     timeout: Duration,
     turns: usize,
+    mqtt: Means,
+    coap: Means,
+    /// Whose certificates are known.
+    devices: Certificates,
+    /// The longest CoAP message, in bytes.
+    coap_message_bytes: usize,
+}
+
+/// What one protocol's handshakes are done with.
+#[derive(Debug)]
+struct Means {
+    proxies: Vec<Network>,
+    origins: Origins,
     tls: Option<Arc<ServerConfig>>,
     websocket_tls: Option<Arc<ServerConfig>>,
 }
 
+impl Means {
+    fn of(streams: &Streams) -> Self {
+        let tls = |secure: &Option<Secure>| secure.as_ref().map(|s| Arc::clone(s.tls.config()));
+        Self {
+            proxies: streams.proxies.clone(),
+            origins: Origins::new(&streams.websocket.origins),
+            tls: tls(&streams.tls),
+            websocket_tls: tls(&streams.websocket.tls),
+        }
+    }
+
+    /// CoAP has a name in TLS's negotiation of protocols (RFC 8323, 8.2); who names none is not asked to.
+    fn of_coap(streams: &Streams) -> Self {
+        let mut means = Self::of(streams);
+        if let Some(tls) = &mut means.tls {
+            Arc::make_mut(tls).alpn_protocols = vec![b"coap".to_vec()];
+        }
+        means
+    }
+}
+
 impl Settings {
     fn of(config: &Config) -> Self {
-        let tls =
-            |secure: &Option<crate::config::Secure>| secure.as_ref().map(|s| Arc::clone(s.tls.config()));
         Self {
-            proxies: config.mqtt_proxies.clone(),
-            origins: Origins::new(&config.mqtt_websocket.origins),
             timeout: config.limits.handshake_timeout,
             turns: config.limits.handshakes,
-            tls: tls(&config.mqtt_tls),
-            websocket_tls: tls(&config.mqtt_websocket.tls),
+            mqtt: Means::of(&config.mqtt),
+            coap: Means::of_coap(&config.coap_streams),
+            devices: Certificates::new(&config.devices),
+            coap_message_bytes: config.limits.coap_message_bytes,
         }
+    }
+
+    fn means(&self, protocol: Protocol) -> &Means {
+        match protocol {
+            Protocol::Mqtt => &self.mqtt,
+            Protocol::Coap => &self.coap,
+        }
+    }
+
+    /// Who has come.
+    fn newcomer(&self, protocol: Protocol, peer: Peer) -> Result<Newcomer, Failure> {
+        match protocol {
+            // Its CONNECT says as which device.
+            Protocol::Mqtt => Ok(Newcomer::Mqtt(peer)),
+            Protocol::Coap => {
+                let device = peer.certificate.as_deref().map(|certificate| self.device(certificate));
+                Ok(Newcomer::Coap(StreamPeer { address: peer.address, device: device.transpose()? }))
+            }
+        }
+    }
+
+    fn device(&self, certificate: &Certificate) -> Result<DeviceId, Failure> {
+        self.devices.device(certificate).ok_or_else(|| {
+            let name = &certificate.name;
+            Failure::Certificate(format!(
+                "it names {name:?}, which is no device's id, or a device's that has another one"
+            ))
+        })
     }
 }
 
@@ -178,13 +279,9 @@ impl Door {
     }
 
     /// Whether a connection from here begins with a PROXY header.
-    pub(super) fn speaks_for_others(&self, address: IpAddr) -> bool {
-        self.settings
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .proxies
-            .iter()
-            .any(|network| network.contains(address))
+    pub(super) fn speaks_for_others(&self, protocol: Protocol, address: IpAddr) -> bool {
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        settings.means(protocol).proxies.iter().any(|network| network.contains(address))
     }
 
     /// One of the handshakes that may be under way; waits for one to end. In the order of coming: a stalled one is cut off after
@@ -211,14 +308,14 @@ impl Door {
         }
     }
 
-    fn failed(&self, peer: SocketAddr, transport: Transport, failure: &Failure) {
+    fn failed(&self, peer: SocketAddr, spoken: Spoken, failure: &Failure) {
         self.admission.handshake_failed();
         if failure.is_about_access() {
             self.audit.certificate_refused(peer, &failure.to_string());
         }
         let pass = self.failures.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now());
         if let Some(Pass { suppressed }) = pass {
-            tracing::warn!(%peer, transport = transport.name(), suppressed, "no connection: {failure}");
+            tracing::warn!(%peer, listener = spoken.name(), suppressed, "no connection: {failure}");
         }
     }
 }
@@ -227,7 +324,7 @@ impl Door {
 pub(super) async fn shake(
     stream: TcpStream,
     peer: SocketAddr,
-    transport: Transport,
+    spoken: Spoken,
     permit: Permit,
     proxied: bool,
     door: Arc<Door>,
@@ -236,19 +333,19 @@ pub(super) async fn shake(
     let Some(turn) = door.turn().await else { return };
     let settings = door.settings();
     let result =
-        timeout(settings.timeout, layers(stream, peer, transport, permit, proxied, &settings, &door)).await;
+        timeout(settings.timeout, layers(stream, peer, spoken, permit, proxied, &settings, &door)).await;
     drop(turn);
     match result {
         Ok(Ok(())) => {}
-        Ok(Err(failure)) => door.failed(peer, transport, &failure),
-        Err(_) => door.failed(peer, transport, &Failure::Late),
+        Ok(Err(failure)) => door.failed(peer, spoken, &failure),
+        Err(_) => door.failed(peer, spoken, &Failure::Late),
     }
 }
 
 async fn layers(
     mut stream: TcpStream,
     address: SocketAddr,
-    transport: Transport,
+    spoken: Spoken,
     mut permit: Permit,
     proxied: bool,
     settings: &Settings,
@@ -265,27 +362,36 @@ async fn layers(
         }
         permit.comes_from(peer.address.ip())?;
     }
+    let Spoken { protocol, transport } = spoken;
+    let (means, offer) = (settings.means(protocol), protocol.offer());
+    let longest = settings.coap_message_bytes;
     match transport {
-        Transport::Tcp => mqtt::plain(stream, peer, &door.entrance, permit).await,
+        Transport::Tcp => {
+            let who = settings.newcomer(protocol, peer)?;
+            accept::plain(stream, who, &door.entrance, permit).await;
+        }
         Transport::Tls => {
-            let (stream, certificate) = secure(stream, settings.tls.as_ref(), door).await?;
+            let (stream, certificate) = secure(stream, means.tls.as_ref(), door).await?;
             peer.certificate = certificate;
+            let who = settings.newcomer(protocol, peer)?;
             let (reader, writer) = tokio::io::split(stream);
-            open(reader, writer, peer, permit, door);
+            open(reader, writer, who, permit, door);
         }
         Transport::WebSocket => {
-            upgrade(&mut stream, &settings.origins, false).await?;
+            let who = settings.newcomer(protocol, peer)?;
+            upgrade(&mut stream, offer, &means.origins, false).await?;
             let (reader, writer) = stream.into_split();
-            let (reader, writer) = websocket::open(reader, writer);
-            open(reader, writer, peer, permit, door);
+            let (reader, writer) = websocket::open(reader, writer, offer.carries(longest));
+            open(reader, writer, who, permit, door);
         }
         Transport::SecureWebSocket => {
-            let (mut stream, certificate) = secure(stream, settings.websocket_tls.as_ref(), door).await?;
+            let (mut stream, certificate) = secure(stream, means.websocket_tls.as_ref(), door).await?;
             peer.certificate = certificate;
-            upgrade(&mut stream, &settings.origins, true).await?;
+            let who = settings.newcomer(protocol, peer)?;
+            upgrade(&mut stream, offer, &means.origins, true).await?;
             let (reader, writer) = tokio::io::split(stream);
-            let (reader, writer) = websocket::open(reader, writer);
-            open(reader, writer, peer, permit, door);
+            let (reader, writer) = websocket::open(reader, writer, offer.carries(longest));
+            open(reader, writer, who, permit, door);
         }
     }
     Ok(())
@@ -316,9 +422,9 @@ async fn secure(
 fn open(
     reader: impl AsyncRead + Unpin + Send + 'static,
     writer: impl AsyncWrite + Send + 'static,
-    peer: Peer,
+    who: Newcomer,
     permit: Permit,
     door: &Arc<Door>,
 ) {
-    tokio::spawn(mqtt::converse(reader, writer, peer, door.entrance.clone(), permit));
+    tokio::spawn(accept::converse(reader, writer, who, door.entrance.clone(), permit));
 }

@@ -1,11 +1,11 @@
 //! Listeners: bytes in and out, and how many connections there may be. What the bytes mean is the engine's business.
 //! Every transport ends in [`stream::read`] and [`Entrance`](crate::connection::Entrance), or in a numbered datagram socket.
 
+pub mod accept;
 pub mod admission;
 pub mod coap;
 pub mod dtls;
 pub mod handshake;
-pub mod mqtt;
 mod proxy;
 pub mod serial;
 mod socket;

@@ -1,9 +1,10 @@
 //! From the configuration to what the engine is told, at the start and at a reload.
 
-use crate::config::{CoapDtls, Config, Route, Secure};
+use crate::config::{CoapDtls, Config, Route, Secure, Streams};
 use crate::listen::dtls;
 use crate::store::Lanes;
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
 use tidegate_engine::event::{Durability, RouteSetup, Setup, UpstreamSetup};
 use tidegate_engine::id::UpstreamId;
 
@@ -76,12 +77,19 @@ pub(super) fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
     };
     differs(running.gateway != wanted.gateway, "gateway.id");
     differs(running.data_dir != wanted.data_dir, "gateway.data_dir");
-    differs(running.mqtt_listen != wanted.mqtt_listen, "mqtt.listen");
-    let listens = |secure: &Option<Secure>| secure.as_ref().map(|secure| secure.listen.clone());
-    differs(listens(&running.mqtt_tls) != listens(&wanted.mqtt_tls), "mqtt.tls.listen");
-    let (own, new) = (&running.mqtt_websocket, &wanted.mqtt_websocket);
-    differs(own.listen != new.listen, "mqtt.websocket.listen");
-    differs(listens(&own.tls) != listens(&new.tls), "mqtt.websocket.tls.listen");
+    let streams = [
+        (&running.mqtt, &wanted.mqtt, ["mqtt", "mqtt.tls", "mqtt.websocket", "mqtt.websocket.tls"]),
+        (
+            &running.coap_streams,
+            &wanted.coap_streams,
+            ["coap.tcp", "coap.tls", "coap.websocket", "coap.websocket.tls"],
+        ),
+    ];
+    for (own, new, tables) in streams {
+        for ((own, new), table) in listens(own).into_iter().zip(listens(new)).zip(tables) {
+            differs(own != new, &format!("{table}.listen"));
+        }
+    }
     differs(running.coap_listen != wanted.coap_listen, "coap.listen");
     let listens = |dtls: &Option<CoapDtls>| dtls.as_ref().map(|dtls| dtls.listen.clone());
     differs(listens(&running.coap_dtls) != listens(&wanted.coap_dtls), "coap.dtls.listen");
@@ -104,6 +112,14 @@ pub(super) fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
     keys
 }
 
+/// The addresses of a protocol on streams: in the clear, over TLS, over WebSocket, over both.
+fn listens(streams: &Streams) -> [&[SocketAddr]; 4] {
+    fn of(secure: &Option<Secure>) -> &[SocketAddr] {
+        secure.as_ref().map(|secure| &secure.listen[..]).unwrap_or_default()
+    }
+    [&streams.listen, of(&streams.tls), &streams.websocket.listen, of(&streams.websocket.tls)]
+}
+
 /// `wanted`, with everything that only a restart can change as it is running.
 pub(super) fn adoptable(running: &Config, mut wanted: Config) -> Result<Config, String> {
     for route in &mut wanted.routes {
@@ -117,10 +133,14 @@ pub(super) fn adoptable(running: &Config, mut wanted: Config) -> Result<Config, 
     }
     wanted.gateway = running.gateway.clone();
     wanted.data_dir.clone_from(&running.data_dir);
-    wanted.mqtt_listen.clone_from(&running.mqtt_listen);
-    keep_listening(&running.mqtt_tls, &mut wanted.mqtt_tls);
-    wanted.mqtt_websocket.listen.clone_from(&running.mqtt_websocket.listen);
-    keep_listening(&running.mqtt_websocket.tls, &mut wanted.mqtt_websocket.tls);
+    for (running, wanted) in
+        [(&running.mqtt, &mut wanted.mqtt), (&running.coap_streams, &mut wanted.coap_streams)]
+    {
+        wanted.listen.clone_from(&running.listen);
+        keep_listening(&running.tls, &mut wanted.tls);
+        wanted.websocket.listen.clone_from(&running.websocket.listen);
+        keep_listening(&running.websocket.tls, &mut wanted.websocket.tls);
+    }
     wanted.coap_listen.clone_from(&running.coap_listen);
     match (&running.coap_dtls, &mut wanted.coap_dtls) {
         (Some(running), Some(wanted)) => wanted.listen.clone_from(&running.listen),

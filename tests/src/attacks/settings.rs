@@ -71,7 +71,7 @@ pub(super) const A09: Case = Case {
             // Options of TLS without an address: this host and no other.
             arena.configure(&Setting::of(&format!("[mqtt.tls]\n{files}")));
             let read = tidegate::config::load(Some(&arena.gateway.config())).expect("a configuration");
-            let listen = read.mqtt_tls.expect("TLS").listen;
+            let listen = read.mqtt.tls.expect("TLS").listen;
             assert!(!listen.is_empty() && listen.iter().all(|address| address.ip().is_loopback()));
             arena.configure(&Setting::default());
         })

@@ -5,7 +5,8 @@ use std::io::Cursor;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-/// The longest frame that is taken, in bytes: the largest MQTT packet there can be (MQTT 5.0, 2.1.4). It is never held in memory.
+/// The longest frame of MQTT's that is taken, in bytes: the largest packet there can be (MQTT 5.0, 2.1.4). It is never held in
+/// memory.
 const FRAME_BYTES: u64 = 268_435_455 + 5;
 
 /// The longest payload of a control frame, in bytes (RFC 6455, 5.5).
@@ -22,9 +23,9 @@ pub(super) enum Close {
     Normal = 1_000,
     /// The client broke the protocol.
     Protocol = 1_002,
-    /// The client sent text, and MQTT is binary [MQTT-6.0.0-1].
+    /// The client sent text, and MQTT and CoAP are binary [MQTT-6.0.0-1] (RFC 8323, 4.2).
     Unsupported = 1_003,
-    /// The client announced a frame that no MQTT packet fills.
+    /// The client announced a frame that no packet or message fills.
     TooBig = 1_009,
 }
 
@@ -38,8 +39,12 @@ pub(super) struct Answers {
 }
 
 /// Takes frames apart.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Decoder {
+    /// The longest frame, in bytes.
+    longest: u64,
+    /// Where messages ended in what was decoded last; `None` when nobody asks.
+    ends: Option<Vec<usize>>,
     /// A header that has come in part.
     header: [u8; HEADER_BYTES],
     header_bytes: usize,
@@ -62,7 +67,33 @@ enum Kind {
     Close,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self {
+            longest: FRAME_BYTES,
+            ends: None,
+            header: [0; HEADER_BYTES],
+            header_bytes: 0,
+            left: 0,
+            mask: [0; 4],
+            kind: Kind::default(),
+            unfinished: false,
+            ping: Vec::new(),
+        }
+    }
+}
+
 impl Decoder {
+    /// One that says where messages end, which have at most so many bytes.
+    pub(super) fn of_messages(longest: usize) -> Self {
+        Self { longest: longest as u64, ends: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Where messages ended in what was decoded last.
+    pub(super) fn take_ends(&mut self) -> Vec<usize> {
+        self.ends.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Takes apart what came: the payload is moved to the front of `bytes`, and its length is the result.
     pub(super) fn decode(&mut self, bytes: &mut [u8], answers: &mut Answers) -> usize {
         let (mut kept, mut at) = (0, 0);
@@ -97,6 +128,11 @@ impl Decoder {
                 match self.kind {
                     Kind::Ping => answers.pong = Some(std::mem::take(&mut self.ping).into_boxed_slice()),
                     Kind::Close => answers.close = Some(Close::Normal),
+                    Kind::Data if !self.unfinished => {
+                        if let Some(ends) = &mut self.ends {
+                            ends.push(kept);
+                        }
+                    }
                     Kind::Data | Kind::Pong => {}
                 }
             }
@@ -127,7 +163,7 @@ impl Decoder {
                 if (data == Data::Continue) != self.unfinished {
                     return Err(Close::Protocol);
                 }
-                if length > FRAME_BYTES {
+                if length > self.longest {
                     return Err(Close::TooBig);
                 }
                 self.unfinished = !header.is_final;

@@ -1,7 +1,9 @@
 //! A WebSocket connection as two halves of a byte stream: the reading half gives the payload of the client's frames, the writing
-//! half puts each write into one frame. Pongs and the closing handshake pass between whole frames. Buffers no payload.
+//! half puts each write into one frame, or each message. Pongs and the closing handshake pass between whole frames. Buffers no
+//! payload but a message that has come in part.
 
 use super::frame::{Answers, Close, Decoder};
+use super::messages::{Assembly, unframed};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,26 +15,35 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 /// Pieces of one frame written with one system call, its header among them.
 const SLICES: usize = 17;
 
+/// What the frames of a connection carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::listen) enum Carries {
+    /// A stream of bytes, in any cut.
+    Bytes,
+    /// A message of CoAP in each of WebSocket, of at most so many bytes.
+    Messages(usize),
+}
+
 /// The two halves of a connection whose opening handshake is done.
-pub(in crate::listen) fn open<R, W>(reader: R, writer: W) -> (Reader<R, W>, Writer<W>) {
+pub(in crate::listen) fn open<R, W>(reader: R, writer: W, carries: Carries) -> (Reader<R, W>, Writer<W>) {
+    let (decoder, assembly) = match carries {
+        Carries::Bytes => (Decoder::default(), None),
+        Carries::Messages(longest) => (Decoder::of_messages(longest), Some(Box::new(Assembly::new(longest)))),
+    };
     let sender = Arc::new(Mutex::new(Sender {
         inner: writer,
         head: Vec::new(),
         head_sent: 0,
         left: 0,
+        by_message: assembly.is_some(),
         pong: None,
         close: None,
         closed: false,
         driver: None,
         driver_waits: false,
     }));
-    let reader = Reader {
-        inner: reader,
-        decoder: Decoder::default(),
-        owes: false,
-        ended: false,
-        sender: Arc::clone(&sender),
-    };
+    let reader =
+        Reader { inner: reader, decoder, assembly, owes: false, ended: false, sender: Arc::clone(&sender) };
     (reader, Writer(sender))
 }
 
@@ -40,6 +51,8 @@ pub(in crate::listen) fn open<R, W>(reader: R, writer: W) -> (Reader<R, W>, Writ
 pub(in crate::listen) struct Reader<R, W> {
     inner: R,
     decoder: Decoder,
+    /// Where each message is made a frame of the stream.
+    assembly: Option<Box<Assembly>>,
     /// An answer may still wait for room in the socket.
     owes: bool,
     ended: bool,
@@ -56,6 +69,8 @@ struct Sender<W> {
     head_sent: usize,
     /// Payload of the present frame that has not left yet.
     left: u64,
+    /// Each frame of the stream that is written goes as a message.
+    by_message: bool,
     pong: Option<Box<[u8]>>,
     close: Option<Close>,
     /// Our Close has been said: nothing may follow it.
@@ -75,14 +90,31 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> AsyncRead for Reader<R, W> {
         if this.owes {
             this.owes = lock(&this.sender).answer(cx).is_pending();
         }
-        while !this.ended {
+        loop {
+            if let Some(assembly) = &mut this.assembly {
+                let frames = assembly.fetch(buf.remaining());
+                if !frames.is_empty() {
+                    buf.put_slice(&frames);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+            if this.ended {
+                return Poll::Ready(Ok(()));
+            }
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
             if buf.filled().len() == before {
                 return Poll::Ready(Ok(())); // The end of the connection, without a word.
             }
             let mut answers = Answers::default();
-            let kept = this.decoder.decode(&mut buf.filled_mut()[before..], &mut answers);
+            let mut kept = this.decoder.decode(&mut buf.filled_mut()[before..], &mut answers);
+            if let Some(assembly) = &mut this.assembly {
+                let carried = &buf.filled()[before..before + kept];
+                if let Err(close) = assembly.take(carried, &this.decoder.take_ends()) {
+                    answers.close = Some(close);
+                }
+                kept = 0; // It comes out of the assembly.
+            }
             buf.set_filled(before + kept);
             this.ended = answers.close.is_some();
             if answers != Answers::default() {
@@ -95,7 +127,6 @@ impl<R: AsyncRead + Unpin, W: AsyncWrite + Unpin> AsyncRead for Reader<R, W> {
                 return Poll::Ready(Ok(()));
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -175,6 +206,18 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
         header.format(length, &mut self.head).map_err(io::Error::other)
     }
 
+    /// Begins a message with the frame of the stream that is written next; gives how many of its bytes are not sent as they are.
+    fn begin_message(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        // The engine orders each frame in one piece.
+        let next = pieces.iter().find(|piece| !piece.is_empty());
+        let (skipped, head, rest) =
+            next.and_then(|piece| unframed(piece)).ok_or(io::ErrorKind::InvalidData)?;
+        self.begin(OpCode::Data(Data::Binary), rest + 1)?;
+        self.head.push(head);
+        self.left = rest;
+        Ok(skipped)
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         if pieces.iter().all(|piece| piece.is_empty()) {
             return Poll::Ready(Ok(0));
@@ -184,6 +227,9 @@ impl<W: AsyncWrite + Unpin> Sender<W> {
                 ready!(self.poll_control(cx))?;
                 if self.closed {
                     return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+                }
+                if self.by_message {
+                    return Poll::Ready(self.begin_message(pieces));
                 }
                 let pieces = pieces.get(..SLICES - 1).unwrap_or(pieces);
                 let length = pieces.iter().map(|piece| piece.len() as u64).sum();

@@ -1,6 +1,7 @@
 //! The opening handshake (RFC 6455, 4.2): one HTTP request, bounded, answered with 101 or with a refusal that says what is wrong.
 //! Decides which web pages may connect. The time that it may take is the caller's to bound.
 
+use super::Offer;
 use crate::web::{host_is_ours, host_name};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tungstenite::handshake::machine::TryParse;
@@ -13,9 +14,6 @@ const REQUEST_BYTES: usize = 8 << 10;
 
 /// Read at a time while the request comes in, in bytes.
 const READ_BYTES: usize = 1 << 10;
-
-/// The names of MQTT among WebSocket's subprotocols, the standard's first ([MQTT-6.0.0-3]); the other is that of 3.1's clients.
-const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// Which web pages may connect. A browser sends the page's origin and its own name (`User-Agent`), and a page can neither forge
 /// nor leave out either; by default a page of the same host may connect. Programs send no `User-Agent` (some do send an
@@ -52,17 +50,18 @@ pub(in crate::listen) enum Refused {
     Ended(#[from] std::io::Error),
     /// The request was answered with this status and reason.
     #[error("refused with {0}: {1}")]
-    Answered(&'static str, &'static str),
+    Answered(&'static str, String),
 }
 
 /// Does the handshake. Afterwards frames come.
 pub(in crate::listen) async fn upgrade(
     stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    offer: &Offer,
     origins: &Origins,
     secure: bool,
 ) -> Result<(), Refused> {
     let answer = match request(stream).await? {
-        Ok(request) => answer(&request, origins, secure),
+        Ok(request) => answer(&request, offer, origins, secure),
         Err(refusal) => Err(refusal),
     };
     match answer {
@@ -84,9 +83,11 @@ pub(in crate::listen) async fn upgrade(
     }
 }
 
-type Refusal = (&'static str, &'static str);
+type Refusal = (&'static str, String);
 
-const BAD: &str = "400 Bad Request";
+fn bad<T>(reason: impl Into<String>) -> Result<T, Refusal> {
+    Err(("400 Bad Request", reason.into()))
+}
 
 async fn request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Result<Request, Refusal>> {
     const END: &[u8] = b"\r\n\r\n";
@@ -103,7 +104,10 @@ async fn request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Resul
         looked = bytes.len();
         let room = REQUEST_BYTES - bytes.len();
         if room == 0 {
-            return Ok(Err(("431 Request Header Fields Too Large", "the request is longer than 8 KiB")));
+            return Ok(Err((
+                "431 Request Header Fields Too Large",
+                "the request is longer than 8 KiB".to_owned(),
+            )));
         }
         bytes.reserve(room.min(READ_BYTES));
         if (&mut *stream).take(room as u64).read_buf(&mut bytes).await? == 0 {
@@ -112,21 +116,24 @@ async fn request(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Resul
     }
     Ok(match Request::try_parse(&bytes) {
         Ok(Some((length, request))) if length == bytes.len() => Ok(request),
-        Ok(_) => Err((BAD, "nothing may follow the request before its answer")),
-        Err(_) => Err((BAD, "this is not an HTTP request")),
+        Ok(_) => bad("nothing may follow the request before its answer"),
+        Err(_) => bad("this is not an HTTP request"),
     })
 }
 
-fn answer(request: &Request, origins: &Origins, secure: bool) -> Result<Vec<u8>, Refusal> {
+fn answer(request: &Request, offer: &Offer, origins: &Origins, secure: bool) -> Result<Vec<u8>, Refusal> {
     let text = |name| request.headers().get(name).map(|value: &HeaderValue| value.to_str().unwrap_or(""));
     if text(UPGRADE).is_none() {
-        return Err(("426 Upgrade Required", "this port speaks MQTT over WebSocket"));
+        return Err(("426 Upgrade Required", format!("this port speaks {} over WebSocket", offer.name)));
+    }
+    if let Some(path) = offer.path.filter(|path| *path != request.uri().path()) {
+        return Err(("404 Not Found", format!("{} is spoken at {path}", offer.name)));
     }
     if let Some(origin) = text(ORIGIN)
         && text(USER_AGENT).is_some()
         && !origins.allow(origin, text(HOST).unwrap_or(""), secure)
     {
-        return Err(("403 Forbidden", "this web page is not among mqtt.websocket.origins"));
+        return Err(("403 Forbidden", format!("this web page is not among {}", offer.origins)));
     }
     let offered = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL).iter();
     let offered: Vec<&str> = offered
@@ -134,29 +141,34 @@ fn answer(request: &Request, origins: &Origins, secure: bool) -> Result<Vec<u8>,
         .flat_map(|value| value.split(','))
         .map(str::trim)
         .collect();
-    let Some(chosen) = SUBPROTOCOLS.into_iter().find(|known| offered.contains(known)) else {
-        return Err((BAD, "offer the subprotocol mqtt (Sec-WebSocket-Protocol)")); // [MQTT-6.0.0-3]
+    let Some(chosen) = offer.subprotocols.iter().find(|known| offered.contains(known)) else {
+        let name = offer.subprotocols.first().copied().unwrap_or_default();
+        return bad(format!("offer the subprotocol {name} (Sec-WebSocket-Protocol)")); // [MQTT-6.0.0-3]
     };
-    let mut response = create_response(request)
-        .map_err(|_| (BAD, "this is not an opening handshake of WebSocket version 13"))?;
+    let Ok(mut response) = create_response(request) else {
+        return bad("this is not an opening handshake of WebSocket version 13");
+    };
     response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(chosen)); // [MQTT-6.0.0-4]
     let mut answer = Vec::new();
-    write_response(&mut answer, &response).map_err(|_| (BAD, "the answer cannot be written"))?;
+    if write_response(&mut answer, &response).is_err() {
+        return bad("the answer cannot be written");
+    }
     Ok(answer)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{COAP, MQTT, Offer};
     use super::{Origins, Refused, upgrade};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     const WELL: &str = "GET /mqtt HTTP/1.1\r\nHost: 127.0.0.1:8083\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
                         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
 
-    async fn answered(request: &str, origins: &Origins, secure: bool) -> (Result<(), Refused>, String) {
+    async fn answered(offer: &Offer, request: &str) -> (Result<(), Refused>, String) {
         let (mut ours, mut theirs) = duplex(64 << 10);
         theirs.write_all(request.as_bytes()).await.unwrap();
-        let result = upgrade(&mut ours, origins, secure).await;
+        let result = upgrade(&mut ours, offer, &Origins::default(), false).await;
         drop(ours);
         let mut answer = String::new();
         theirs.read_to_string(&mut answer).await.unwrap();
@@ -169,13 +181,25 @@ mod tests {
             [("mqtt", "mqtt"), ("mqttv3.1", "mqttv3.1"), ("chat, mqttv3.1, mqtt", "mqtt")]
         {
             let request = format!("{WELL}Sec-WebSocket-Protocol: {offered}\r\n\r\n");
-            let (result, answer) = answered(&request, &Origins::default(), false).await;
+            let (result, answer) = answered(&MQTT, &request).await;
             assert!(result.is_ok(), "{answer}");
             assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
             let answer = answer.to_ascii_lowercase();
             assert!(answer.contains(&format!("sec-websocket-protocol: {chosen}\r\n")), "{answer}");
             // The example of RFC 6455, 1.3.
             assert!(answer.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn coap_is_spoken_under_its_name_at_its_path() {
+        let well = WELL.replace("/mqtt", "/.well-known/coap");
+        for (request, subprotocol, status) in
+            [(&well[..], "coap", "101"), (WELL, "coap", "404"), (&well, "mqtt", "400")]
+        {
+            let request = format!("{request}Sec-WebSocket-Protocol: {subprotocol}\r\n\r\n");
+            let (_, answer) = answered(&COAP, &request).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         }
     }
 
@@ -194,7 +218,7 @@ mod tests {
             (&early, "400"),
             (&long, "431"),
         ] {
-            let (result, answer) = answered(request, &Origins::default(), false).await;
+            let (result, answer) = answered(&MQTT, request).await;
             assert!(matches!(result, Err(Refused::Answered(..))), "{request}");
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{request}: {answer}");
         }

@@ -1,16 +1,15 @@
-//! MQTT over TCP: accepts connections, bounds them, and hands them over to the driver. It does not look into them.
-//! TLS and WebSocket take an accepted connection on through their handshakes, and end in [`converse`].
+//! Accepts stream connections, whatever is spoken on them, bounds them, and hands them over to the driver. It does not look into
+//! them. TLS and WebSocket take an accepted connection on through their handshakes, and end in [`converse`].
 
 use super::admission::Permit;
-use super::handshake::{Door, Transport, shake};
+use super::handshake::{Door, Spoken, Transport, shake};
 use super::{BindError, socket, stream};
-use crate::connection::Entrance;
+use crate::connection::{Entrance, Newcomer};
 use crate::logging::{Pass, Throttle};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tidegate_engine::event::Peer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,7 +25,7 @@ pub fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindE
 }
 
 /// Accepts for ever. Nothing that a peer or the kernel does ends the loop; dropping the future does.
-pub async fn serve(listener: TcpListener, transport: Transport, door: Arc<Door>) {
+pub async fn serve(listener: TcpListener, spoken: Spoken, door: Arc<Door>) {
     let mut failures = Throttle::new();
     let mut refusals = Throttle::new();
     loop {
@@ -42,16 +41,16 @@ pub async fn serve(listener: TcpListener, transport: Transport, door: Arc<Door>)
                 continue;
             }
         };
-        let proxied = door.speaks_for_others(peer.ip());
+        let proxied = door.speaks_for_others(spoken.protocol, peer.ip());
         let admitted =
             if proxied { door.admission.admit_for_another() } else { door.admission.admit(peer.ip()) };
         match admitted {
-            Ok(permit) if transport == Transport::Tcp && !proxied => {
+            Ok(permit) if spoken.transport == Transport::Tcp && !proxied => {
                 socket::prepare(&stream);
-                plain(stream, Peer::at(peer), &door.entrance, permit).await;
+                plain(stream, spoken.protocol.stranger(peer), &door.entrance, permit).await;
             }
             Ok(permit) => {
-                tokio::spawn(shake(stream, peer, transport, permit, proxied, Arc::clone(&door)));
+                tokio::spawn(shake(stream, peer, spoken, permit, proxied, Arc::clone(&door)));
             }
             Err(refusal) => {
                 if let Some(Pass { suppressed }) = refusals.allow(Instant::now()) {
@@ -71,10 +70,10 @@ fn of_one_connection(error: &io::Error) -> bool {
 }
 
 /// Hands a plain connection over to the driver; waits while many wait for it.
-pub(super) async fn plain(stream: TcpStream, peer: Peer, entrance: &Entrance, permit: Permit) {
+pub(super) async fn plain(stream: TcpStream, who: Newcomer, entrance: &Entrance, permit: Permit) {
     match stream.into_std() {
         // When the driver is gone the connection ends with it.
-        Ok(stream) => drop(entrance.adopt(peer, stream, permit).await),
+        Ok(stream) => drop(entrance.adopt(who, stream, permit).await),
         Err(error) => tracing::debug!(%error, "an accepted connection could not be taken over"),
     }
 }
@@ -83,11 +82,11 @@ pub(super) async fn plain(stream: TcpStream, peer: Peer, entrance: &Entrance, pe
 pub(super) async fn converse(
     reader: impl AsyncRead + Unpin,
     writer: impl AsyncWrite + Send + 'static,
-    peer: Peer,
+    who: Newcomer,
     entrance: Entrance,
     permit: Permit,
 ) {
-    if let Ok((conn, gate)) = entrance.open(peer, writer).await {
+    if let Ok((conn, gate)) = entrance.open(who, writer).await {
         stream::read(reader, conn, &gate, entrance.inbox()).await;
     }
     drop(permit);
