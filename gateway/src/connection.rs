@@ -132,49 +132,79 @@ pub enum Mode {
     Drop,
 }
 
-/// Carries the [`Mode`] from the driver to the reader.
+/// Carries the [`Mode`] from the driver to the reader, and holds it to one piece at a time: what it has reported must be heard
+/// before it reads on, so that one stream cannot fill the inbox before others get a turn.
 #[derive(Debug, Default)]
 pub struct Gate(Mutex<GateState>);
 
 #[derive(Debug, Default)]
 struct GateState {
     mode: Mode,
+    /// A piece is on its way to the driver.
+    unheard: bool,
     reader: Option<Waker>,
 }
 
 impl Gate {
     /// Sets the mode and wakes the reader.
     pub fn set(&self, mode: Mode) {
-        let reader = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if state.mode == mode {
-                return;
-            }
-            state.mode = mode;
-            state.reader.take()
-        };
-        if let Some(reader) = reader {
-            reader.wake();
-        }
+        self.change(|state| std::mem::replace(&mut state.mode, mode) != mode);
     }
 
-    /// The mode, and a wake-up when it changes.
+    /// The reader reports a piece.
+    pub fn report(&self) {
+        self.change(|state| {
+            state.unheard = true;
+            false // It is the reader who says so.
+        });
+    }
+
+    /// The driver has heard it.
+    pub fn heard(&self) {
+        self.change(|state| std::mem::take(&mut state.unheard));
+    }
+
+    /// What the reader is to do, and a wake-up when that changes.
     pub fn poll_mode(&self, cx: &Context<'_>) -> Mode {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.reader.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             state.reader = Some(cx.waker().clone());
         }
-        state.mode
+        if state.unheard && state.mode == Mode::Read { Mode::Hold } else { state.mode }
+    }
+
+    /// Changes the state, and wakes the reader when that says so.
+    fn change(&self, change: impl FnOnce(&mut GateState) -> bool) {
+        let reader = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if change(&mut state) { state.reader.take() } else { None }
+        };
+        if let Some(reader) = reader {
+            reader.wake();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Entrance, Newcomer};
+    use super::{Entrance, Gate, Mode, Newcomer};
     use crate::inbox::{INBOX_INPUTS, inbox};
     use std::pin::pin;
     use std::task::{Context, Waker};
     use tidegate_engine::event::{Input, Peer};
+
+    #[test]
+    fn a_stream_is_read_on_when_its_last_piece_was_heard() {
+        let (gate, cx) = (Gate::default(), Context::from_waker(Waker::noop()));
+        assert_eq!(gate.poll_mode(&cx), Mode::Read);
+        gate.report();
+        assert_eq!(gate.poll_mode(&cx), Mode::Hold);
+        gate.heard();
+        assert_eq!(gate.poll_mode(&cx), Mode::Read);
+        gate.report();
+        gate.set(Mode::Drop);
+        assert_eq!(gate.poll_mode(&cx), Mode::Drop, "its end waits for nobody");
+    }
 
     #[tokio::test]
     async fn a_connection_that_is_given_up_while_the_driver_is_busy_leaves_nothing_behind() {

@@ -7,6 +7,7 @@ mod line;
 mod lines;
 mod notices;
 mod poller;
+mod turns;
 mod writable;
 
 use crate::access::audit::Audit;
@@ -42,6 +43,10 @@ const ROUND_INPUTS: usize = 1_024;
 /// Datagrams taken from one socket in a round: as many as make a worthwhile commit, and no more than keep connections waiting
 /// for less than a millisecond.
 const ROUND_DATAGRAMS: usize = 256;
+
+/// How long a round reads connections before its orders are performed: a device with one small message waits for no more than
+/// this, and a commit gathers hundreds of messages meanwhile.
+const ROUND_READS: Duration = Duration::from_micros(500);
 
 /// Questions and commands that may wait for the driver.
 const ASKS: usize = 16;
@@ -354,8 +359,9 @@ impl<S: Store + Send + 'static> Driver<S> {
         }
     }
 
-    /// Reads every connection that has something, once.
+    /// Reads every connection that has something, once, as far as the time of a round goes.
     fn read(&mut self, now: Now) {
+        let began = StdInstant::now();
         for _ in 0..self.lines.readable() {
             match self.lines.read() {
                 Some(Taken::Bytes(conn, bytes)) => {
@@ -368,6 +374,9 @@ impl<S: Store + Send + 'static> Driver<S> {
                     self.parts.engine.handle(now, Input::Closed { conn });
                 }
                 None => {}
+            }
+            if began.elapsed() >= ROUND_READS {
+                return;
             }
         }
     }
@@ -387,6 +396,7 @@ impl<S: Store + Send + 'static> Driver<S> {
                     return;
                 }
                 self.stats.received_bytes += bytes.len() as u64;
+                self.lines.heard(*conn);
             }
             Input::Opened { conn, .. } | Input::CoapOpened { conn, .. }
                 if !self.lines.open(*conn, &self.poller) =>

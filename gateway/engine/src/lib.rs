@@ -38,6 +38,7 @@ use lane::Ticket;
 use mutant::{Mutant, Planted};
 use receipts::Receipts;
 use router::Router;
+use session::Hold;
 use session::coap::Coap;
 use session::mqtt::Mqtt;
 use spool::{Row, Save, Spool};
@@ -77,7 +78,7 @@ pub struct Engine {
     saves: Vec<Save>,
     /// A fact has come that `turn_over` has not worked on yet.
     stirred: bool,
-    holding: bool,
+    hold: Hold,
     stopping: Stopping,
     store_fault: Option<StoreFault>,
     planted: Planted,
@@ -111,7 +112,7 @@ impl Engine {
             outputs: VecDeque::new(),
             saves: Vec::new(),
             stirred: true,
-            holding: false,
+            hold: Hold::Nobody,
             stopping: Stopping::No,
             store_fault: None,
             planted,
@@ -156,7 +157,7 @@ impl Engine {
             }
             Input::Line { device, topic, text } => {
                 self.stats.serial.received += 1;
-                if self.holding {
+                if self.hold == Hold::All {
                     // Nobody there can be told to hold.
                     self.stats.serial.dropped += 1;
                 } else {
@@ -245,7 +246,7 @@ impl Engine {
             mqtt: self.mqtt.stats(),
             coap: self.coap.stats(),
             unsafe_bytes: self.spool.unsafe_bytes() as u64,
-            holding: self.holding,
+            holding: self.hold != Hold::Nobody,
             lanes: self.spool.stats(),
             upstreams: self.delivery.stats(),
             ..self.stats.clone()
@@ -261,7 +262,7 @@ impl Engine {
             self.saves.extend(self.spool.spill_all());
         }
         self.order_saves(false);
-        self.check_holding();
+        self.check_hold();
         self.order_commit();
         self.order_pages();
         for upstream in self.delivery.overdue(now) {
@@ -296,27 +297,33 @@ impl Engine {
         self.gather_lanes();
     }
 
-    /// Devices are told to hold while too much is not safe, or the spool is full; with some distance between the two
-    /// thresholds, so that it does not flutter.
-    fn check_holding(&mut self) {
+    /// Devices are told to hold while too much is not safe, the busy ones first, or while the spool is full; with some distance
+    /// between the thresholds, so that it does not flutter.
+    fn check_hold(&mut self) {
         let limits = &self.setup.limits;
         let memory = self.spool.unsafe_bytes() + self.journal.record_bytes();
         let disk = self.spool.disk_bytes();
-        let (holding, reason) = if self.holding {
-            let eased =
-                memory <= limits.unsafe_bytes / 2 && disk <= limits.spool_bytes - limits.spool_bytes / 8;
-            (!eased, "messages can be made safe again")
-        } else if disk >= limits.spool_bytes {
-            (true, "the spool is full (spool.max_size); it drains when the upstream takes messages")
+        let (full, busy) = (limits.unsafe_bytes, limits.unsafe_bytes - limits.unsafe_bytes / 4);
+        let room = limits.spool_bytes - limits.spool_bytes / 8;
+        let (hold, reason) = if disk >= limits.spool_bytes || self.hold == Hold::All && disk > room {
+            (Hold::All, "the spool is full (spool.max_size); it drains when the upstream takes messages")
+        } else if memory >= full || self.hold == Hold::All && memory > busy {
+            (Hold::All, "messages come in faster than they can be made safe")
+        } else if memory >= busy || self.hold != Hold::Nobody && memory > limits.unsafe_bytes / 2 {
+            (Hold::Busy, "messages come in faster than they can be made safe")
         } else {
-            (memory >= limits.unsafe_bytes, "messages come in faster than they can be made safe")
+            (Hold::Nobody, "messages can be made safe again")
         };
-        if holding != self.holding {
-            self.holding = holding;
-            self.stats.holds += u64::from(holding);
-            self.mqtt.hold(self.now, holding);
-            self.coap.hold(holding);
-            self.outputs.push_back(Output::Notice(Notice::Holding { on: holding, reason }));
+        if hold == self.hold {
+            return;
+        }
+        let (held, holds) = (self.hold != Hold::Nobody, hold != Hold::Nobody);
+        self.hold = hold;
+        self.mqtt.hold(self.now, hold);
+        self.coap.hold(hold == Hold::All);
+        if held != holds {
+            self.stats.holds += u64::from(holds);
+            self.outputs.push_back(Output::Notice(Notice::Holding { on: holds, reason }));
         }
     }
 }

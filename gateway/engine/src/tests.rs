@@ -312,6 +312,28 @@ fn a_message_that_is_committed_at_once_takes_along_what_its_device_sent_before()
 }
 
 #[test]
+fn devices_hold_back_in_steps_the_busy_ones_first() {
+    let limits = Limits { unsafe_bytes: 8_000, ..Limits::default() };
+    let mut bench =
+        Bench::new(Setup { limits, ..setup(vec![route(LANE, "#", relay())]) }, Recovered::default());
+    bench.mqtt(CONNECT);
+    let publish = |id: u8| [&[0x32, 0x45, 0x00, 0x01, b't', 0, id][..], &[b'x'; 64][..]].concat();
+    let (mut batch, mut unread) = (None, 0);
+    for id in 1..=100 {
+        let outputs = bench.mqtt(&publish(id));
+        batch = batch.or(commits(&outputs).first().map(|batch| batch.id));
+        unread += outputs.iter().filter(|o| matches!(o, Output::Reading { on: false, .. })).count();
+    }
+    let stats = bench.engine.stats();
+    assert_eq!((unread, stats.holds), (1, 1), "who sends much is not read");
+    assert!((6_000..8_000).contains(&stats.unsafe_bytes), "{}", stats.unsafe_bytes);
+    while let Some(done) = batch {
+        batch = commits(&bench.on(Input::Committed { batch: done })).first().map(|batch| batch.id);
+    }
+    assert!(!bench.engine.stats().holding);
+}
+
+#[test]
 fn records_that_cannot_be_stored_hold_devices_too() {
     let limits = Limits { unsafe_bytes: 1_000, ..Limits::default() };
     let mut bench = Bench::new(Setup { limits, ..setup(Vec::new()) }, Recovered::default());

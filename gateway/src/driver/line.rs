@@ -1,6 +1,7 @@
 //! One stream connection as the driver holds it: the socket, or the writing side of a wrapped stream (TLS, WebSocket),
 //! and what waits to be written. A line that is silent owns no buffer. It decides nothing.
 
+use super::turns::Turns;
 use crate::connection::{Gate, Mode};
 use crate::listen::admission::Permit;
 use bytes::{Buf, Bytes};
@@ -46,6 +47,8 @@ pub(super) struct Socket {
     pub(super) ended: bool,
     /// It stands in the list of those to be read.
     pub(super) listed: bool,
+    /// It said much at its last turn.
+    pub(super) greedy: bool,
 }
 
 /// What reading gave.
@@ -59,7 +62,15 @@ pub(super) enum Reading {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, permit: Permit) -> Self {
-        Self { stream, _permit: permit, reading: true, readable: false, ended: false, listed: false }
+        Self {
+            stream,
+            _permit: permit,
+            reading: true,
+            readable: false,
+            ended: false,
+            listed: false,
+            greedy: false,
+        }
     }
 
     pub(super) fn stream(&self) -> &TcpStream {
@@ -78,6 +89,7 @@ impl Socket {
             Ok(count) => {
                 // A short read has emptied the socket; whatever comes later is told anew.
                 self.readable = count == scratch.len() || self.ended;
+                self.greedy = Turns::is_much(count);
                 Reading::Bytes(Bytes::copy_from_slice(scratch.get(..count).unwrap_or_default()))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

@@ -4,6 +4,7 @@
 use super::bell::Bell;
 use super::line::{Line, Progress, Reading, Side, Socket, Wrapped};
 use super::poller::{Happened, Poller, Watched};
+use super::turns::Turns;
 use super::writable::Writable;
 use crate::connection::{Connection, Mode, Transport};
 use bytes::Bytes;
@@ -77,7 +78,7 @@ pub(super) struct Lines {
     /// What one line gets of it, gathered for one write. Kept for its memory.
     gathered: Vec<Bytes>,
     /// Sockets to be read.
-    readable: VecDeque<ConnId>,
+    turns: Turns,
     /// Lines that are being closed and the latest time for it, in the order of that time.
     closing: VecDeque<(Instant, ConnId)>,
     /// Sockets whose writing side is finished: what comes is thrown away for a moment. Nobody hears of them.
@@ -99,7 +100,7 @@ impl Lines {
             ordered: Vec::new(),
             finishing: Vec::new(),
             gathered: Vec::new(),
-            readable: VecDeque::new(),
+            turns: Turns::default(),
             closing: VecDeque::new(),
             lingering: ByNumber::default(),
             lingering_until: VecDeque::new(),
@@ -142,6 +143,13 @@ impl Lines {
         self.lines.contains_key(&conn)
     }
 
+    /// A piece that the reader of a wrapped stream has reported is being handled: it may read on.
+    pub(super) fn heard(&self, conn: ConnId) {
+        if let Some(Side::Stream(wrapped)) = self.lines.get(&conn).map(|line| &line.side) {
+            wrapped.gate.heard();
+        }
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.lines.len()
@@ -162,7 +170,7 @@ impl Lines {
     pub(super) fn reading(&mut self, conn: ConnId, on: bool) {
         let Some(line) = self.lines.get_mut(&conn) else { return };
         if !line.closing && line.set_reading(on) {
-            list(&mut self.readable, conn, line);
+            list(&mut self.turns, conn, line);
         }
     }
 
@@ -197,7 +205,7 @@ impl Lines {
         socket.readable |= happened.readable;
         socket.ended |= happened.ended;
         if socket.wants_reading() {
-            list(&mut self.readable, conn, line);
+            list(&mut self.turns, conn, line);
         }
     }
 
@@ -205,17 +213,17 @@ impl Lines {
     /// wrapped stream.
     pub(super) fn stirred(&mut self) -> bool {
         self.writable.take(&mut self.resumable);
-        !self.resumable.is_empty() || !self.readable.is_empty()
+        !self.resumable.is_empty() || self.turns.len() > 0
     }
 
     /// Lines that are to be read in this round: those that have still more come again in the next.
     pub(super) fn readable(&self) -> usize {
-        self.readable.len()
+        self.turns.len()
     }
 
     /// Reads the next of them.
     pub(super) fn read(&mut self) -> Option<Taken> {
-        let conn = self.readable.pop_front()?;
+        let conn = self.turns.next()?;
         let Some(line) = self.lines.get_mut(&conn) else {
             self.discard(conn);
             return None;
@@ -228,13 +236,13 @@ impl Lines {
         match socket.read(&mut self.scratch) {
             Reading::Bytes(bytes) => {
                 if socket.wants_reading() {
-                    list(&mut self.readable, conn, line);
+                    list(&mut self.turns, conn, line);
                 }
                 Some(Taken::Bytes(conn, bytes))
             }
             Reading::Nothing => {
                 if socket.wants_reading() {
-                    list(&mut self.readable, conn, line);
+                    list(&mut self.turns, conn, line);
                 }
                 None
             }
@@ -252,7 +260,7 @@ impl Lines {
         socket.listed = false;
         match socket.read(&mut self.scratch) {
             Reading::End => drop(self.lingering.remove(&conn)),
-            Reading::Bytes(_) | Reading::Nothing if socket.readable => list(&mut self.readable, conn, line),
+            Reading::Bytes(_) | Reading::Nothing if socket.readable => list(&mut self.turns, conn, line),
             Reading::Bytes(_) | Reading::Nothing => {}
         }
     }
@@ -353,7 +361,7 @@ impl Lines {
 
     fn linger(&mut self, conn: ConnId, mut line: Box<Line>) {
         if line.set_reading(true) {
-            list(&mut self.readable, conn, &mut line);
+            list(&mut self.turns, conn, &mut line);
         }
         self.lingering.insert(conn, line);
         self.lingering_until.push_back((Instant::now() + LINGER, conn));
@@ -361,12 +369,12 @@ impl Lines {
 }
 
 /// Notes that a socket is to be read.
-fn list(readable: &mut VecDeque<ConnId>, conn: ConnId, line: &mut Line) {
+fn list(turns: &mut Turns, conn: ConnId, line: &mut Line) {
     if let Side::Socket(socket) = &mut line.side
         && !socket.listed
     {
         socket.listed = true;
-        readable.push_back(conn);
+        turns.list(conn, socket.greedy);
     }
 }
 

@@ -32,6 +32,7 @@ pub(super) async fn read(mut reader: impl AsyncRead + Unpin, conn: ConnId, gate:
     loop {
         match poll_fn(|cx| poll(&mut reader, gate, cx)).await {
             Step::Read(Ok(bytes)) if !bytes.is_empty() => {
+                gate.report();
                 if inbox.send(Input::Received { conn, bytes }).await.is_err() {
                     return;
                 }

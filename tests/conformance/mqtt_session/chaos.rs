@@ -6,6 +6,7 @@ use crate::world::{Client, Hello, World, encode, message};
 use fastrand::Rng;
 use std::collections::{BTreeMap, VecDeque};
 use tidegate_engine::mutant::Mutant;
+use tidegate_engine::session::Hold;
 use tidegate_engine::time::Duration;
 use tidegate_wire::mqtt::{self, Ack, Packet, PacketId, Publish, Qos, Subscription, Version};
 
@@ -331,8 +332,8 @@ fn bytes_that_keep_to_nothing_do_no_harm() {
                 }
                 1 => world.all_safe(),
                 2 => {
-                    let on = rng.bool();
-                    world.mqtt.hold(world.now, on);
+                    let hold = [Hold::Nobody, Hold::Busy, Hold::All][rng.usize(..3)];
+                    world.mqtt.hold(world.now, hold);
                     world.settle();
                 }
                 3 => world.clients_read = rng.bool(),

@@ -2,6 +2,7 @@
 //! nobody grows without bound.
 
 use crate::world::{Client, Hello, World, encode, message};
+use tidegate_engine::session::Hold;
 use tidegate_engine::time::Duration;
 use tidegate_wire::mqtt::{Packet, Publish, Qos, Version};
 
@@ -10,7 +11,11 @@ fn reading(world: &World, client: Client) -> bool {
 }
 
 fn hold(world: &mut World, on: bool) {
-    world.mqtt.hold(world.now, on);
+    hold_back(world, if on { Hold::All } else { Hold::Nobody });
+}
+
+fn hold_back(world: &mut World, hold: Hold) {
+    world.mqtt.hold(world.now, hold);
     world.settle();
 }
 
@@ -38,6 +43,30 @@ fn while_holding_publishers_are_not_read_and_nothing_is_refused() {
     world.all_safe();
     assert_eq!(world.said(publisher), ["PUBACK 2"]);
     assert_eq!(world.said(subscriber), ["PUBACK 7"]);
+}
+
+#[test]
+fn who_sends_one_message_at_a_time_goes_on_while_the_busy_ones_hold() {
+    let mut world = World::new();
+    let busy = world.connect(&Hello::new(Version::V5, "busy"), false);
+    let quiet = world.connect(&Hello::new(Version::V3_1_1, "quiet"), false);
+    world.publish(busy, message("t", Qos::AtLeastOnce, 1));
+    world.publish(busy, message("t", Qos::AtLeastOnce, 2));
+    hold_back(&mut world, Hold::Busy);
+    assert!(!reading(&world, busy) && reading(&world, quiet));
+    for id in 1..=3 {
+        world.publish(quiet, message("t", Qos::AtLeastOnce, id));
+        assert!(!reading(&world, quiet), "it has one that is not safe, as the others");
+        world.publish(quiet, message("t", Qos::AtLeastOnce, id + 10));
+        assert_eq!(world.published.len(), if id == 1 { 3 } else { 1 }, "what had come already waits");
+        world.all_safe();
+        assert_eq!(world.said(quiet), [format!("PUBACK {id}"), format!("PUBACK {}", id + 10)]);
+        assert!(reading(&world, quiet));
+    }
+    assert_eq!(world.said(busy), ["PUBACK 1", "PUBACK 2"]);
+    assert!(reading(&world, busy), "nothing of its waits any more");
+    hold_back(&mut world, Hold::All);
+    assert!(!reading(&world, busy) && !reading(&world, quiet));
 }
 
 #[test]

@@ -18,6 +18,18 @@ use crate::topic::{Filter, Topic};
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// Who is to hold back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hold {
+    /// Everybody may publish.
+    #[default]
+    Nobody,
+    /// Who has a message that is not safe yet waits for it; who has none may send one, however many others send too much.
+    Busy,
+    /// Nobody may publish.
+    All,
+}
+
 /// What a session asks of the rest of the engine.
 #[derive(Debug)]
 pub enum Request {

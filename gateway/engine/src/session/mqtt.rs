@@ -36,7 +36,7 @@ mod write;
 
 use self::session::Session;
 use super::auth::Auth;
-use super::{Claim, Request};
+use super::{Claim, Hold, Request};
 use crate::event::{Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
 use crate::id::{ConnId, DeviceId};
 use crate::message::{Message, Qos};
@@ -284,10 +284,13 @@ impl Mqtt {
             if exchange.session.is_idle() {
                 self.end(now.instant, id, &Ending::stop());
             }
-        } else if !exchange.connection.waiting.is_empty()
-            && exchange.session.inbound.pending() <= usize::from(exchange.shared.limits.receive_maximum / 2)
-        {
-            self.resume(now.instant, id);
+        } else {
+            let held = exchange.shared.hold == Hold::Busy;
+            let most = if held { 0 } else { usize::from(exchange.shared.limits.receive_maximum / 2) };
+            let waits = held || !exchange.connection.waiting.is_empty();
+            if waits && exchange.session.inbound.pending() <= most {
+                self.resume(now.instant, id);
+            }
         }
         if matches!(receipt.waiting, Waiting::Record(_)) {
             // Retained messages may have gone out behind a SUBACK.
@@ -329,15 +332,15 @@ impl Mqtt {
         }
     }
 
-    /// Devices are to hold back, or may go on: publishers are not read, QoS 0 is dropped.
-    pub fn hold(&mut self, now: Now, on: bool) {
-        self.shared.holding = on;
+    /// Devices are to hold back, or may go on: publishers are not read; QoS 0 is dropped whoever is to hold.
+    pub fn hold(&mut self, now: Now, hold: Hold) {
+        let eased = hold < std::mem::replace(&mut self.shared.hold, hold);
         let all: Vec<ConnId> = self.connections.keys().copied().collect();
         for id in all {
-            if on {
-                self.regulate(id);
-            } else {
+            if eased {
                 self.resume(now.instant, id);
+            } else {
+                self.regulate(id);
             }
         }
     }
@@ -422,9 +425,10 @@ impl Mqtt {
                 self.shared.bytes_sent += bytes.len() as u64;
                 self.shared.requests.push_back(Request::Output(Output::Send { conn: id, bytes }));
             }
-            self.shared.regulate(id, connection);
+            let session = connection.link().map(|link| link.session);
+            self.regulate(id);
             // Retained messages may have come into the session's queue: nobody waits for them, but time does.
-            if let Some(key) = connection.link().map(|link| link.session) {
+            if let Some(key) = session {
                 self.watch(key);
             }
         }

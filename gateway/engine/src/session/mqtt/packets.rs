@@ -9,6 +9,7 @@ use super::subscriptions::Tree;
 use super::timers::Due;
 use super::{Mqtt, Shared, write};
 use crate::id::ConnId;
+use crate::session::Hold;
 use crate::time::Instant;
 use bytes::Bytes;
 use tidegate_wire::mqtt::{self, Frame, Kind, Packet, Properties, ReasonCode, Sender, Version};
@@ -210,7 +211,9 @@ impl Mqtt {
     /// Tells the shell whether to read from a connection, if that has changed.
     pub(super) fn regulate(&mut self, id: ConnId) {
         if let Some(connection) = self.connections.get_mut(&id) {
-            self.shared.regulate(id, connection);
+            let session = connection.link().and_then(|link| self.sessions.get(link.session));
+            let busy = session.is_some_and(|session| session.inbound.pending() > 0);
+            self.shared.regulate(id, connection, busy);
         }
     }
 }
@@ -259,8 +262,8 @@ impl Shared {
     }
 
     /// Says whether to read from a connection, if that has changed: not while it has packets waiting, while a
-    /// publisher is to hold, or while it does not read its answers.
-    pub(super) fn regulate(&mut self, id: ConnId, connection: &mut Connection) {
+    /// publisher is to hold (`busy`: messages of its are not safe), or while it does not read its answers.
+    pub(super) fn regulate(&mut self, id: ConnId, connection: &mut Connection, busy: bool) {
         let backlog = connection.outbox.backlog();
         self.queued_bytes = (self.queued_bytes + backlog).saturating_sub(connection.weighed);
         connection.weighed = backlog;
@@ -270,13 +273,22 @@ impl Shared {
                 Phase::Open(link) => {
                     let most = self.limits.outgoing_bytes / if connection.reading { 2 } else { 4 };
                     let reads = backlog <= most;
-                    !(link.leaving || self.holding && link.publisher) && reads
+                    !(link.leaving || self.holds(busy) && link.publisher) && reads
                 }
                 Phase::Closing => return,
             };
         if reading != connection.reading {
             connection.reading = reading;
             self.output(crate::event::Output::Reading { conn: id, on: reading });
+        }
+    }
+
+    /// Whether a publisher is to hold.
+    fn holds(&self, busy: bool) -> bool {
+        match self.hold {
+            Hold::Nobody => false,
+            Hold::Busy => busy,
+            Hold::All => true,
         }
     }
 }
@@ -310,7 +322,8 @@ impl Exchange<'_> {
                 // repetitions of QoS 2, which do not count, can go beyond it.
                 let most = usize::from(self.shared.limits.receive_maximum)
                     * if self.connection.version.is_v5() { 2 } else { 1 };
-                acknowledged && (self.shared.holding || self.session.inbound.pending() >= most)
+                let pending = self.session.inbound.pending();
+                acknowledged && (self.shared.holds(pending > 0) || pending >= most)
             }
             Kind::Subscribe | Kind::Unsubscribe => self.session.answers.held.len() >= HELD_MAX,
             _ => false,

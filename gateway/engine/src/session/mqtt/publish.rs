@@ -9,7 +9,7 @@ use super::{Receipt, Shared, Waiting, record, write};
 use crate::event::{Action, Op};
 use crate::message::{Properties, Source};
 use crate::mutant::Mutant;
-use crate::session::{self, Incoming, Request};
+use crate::session::{self, Hold, Incoming, Request};
 use crate::topic::Topic;
 use bytes::Bytes;
 use std::hash::{DefaultHasher, Hasher};
@@ -54,7 +54,7 @@ impl Exchange<'_> {
             Ok(properties) => properties,
             Err(reason) => return self.refuse(publish.qos, packet_id, reason),
         };
-        if publish.qos == mqtt::Qos::AtMostOnce && self.shared.holding {
+        if publish.qos == mqtt::Qos::AtMostOnce && self.shared.hold != Hold::Nobody {
             self.shared.dropped += 1;
             return Ok(());
         }

@@ -9,8 +9,8 @@ use crate::event::{Action, Notice, Op, Output, Setup};
 use crate::id::{ConnId, DeviceId};
 use crate::limits::Limits;
 use crate::mutant::Planted;
-use crate::session::Request;
 use crate::session::rate::Rates;
+use crate::session::{Hold, Request};
 use crate::time::{Now, Stamp};
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ use std::net::IpAddr;
 pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) planted: Planted,
-    pub(super) holding: bool,
+    pub(super) hold: Hold,
     pub(super) stopping: bool,
     /// What the clock on the wall said last.
     pub(super) wall: Stamp,
@@ -81,7 +81,7 @@ impl Shared {
         Self {
             limits: setup.limits.clone(),
             planted,
-            holding: false,
+            hold: Hold::Nobody,
             stopping: false,
             wall: now.wall,
             queued_bytes: 0,
