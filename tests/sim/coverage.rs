@@ -74,6 +74,13 @@ paths! {
     coap_busy, 5, "CoAP requests answered 5.03 or 4.29";
     coap_blocks, 1_000, "blocks of CoAP bodies taken";
     coap_incomplete, 5, "CoAP bodies begun anew because the gateway lacked a block";
+    notifications, 200, "notifications that left for CoAP observers";
+    observed, 200, "values that CoAP observers saw";
+    observed_anew, 20, "observations made anew after a restart of the gateway";
+    oscore_answers, 200, "protected CoAP answers";
+    oscore_numbers, 50, "protected CoAP answers under a number of the gateway's own";
+    oscore_nonces, 500, "OSCORE nonces used";
+    oscore_replays, 1, "protected CoAP requests refused because they had been there";
     subscribed, 200, "messages delivered to local subscribers";
     retained_sent, 100, "retained messages sent to a new subscriber";
     retained_found, 100, "retained messages found at a start";

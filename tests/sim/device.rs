@@ -3,8 +3,10 @@
 
 use super::block_device::BlockDevice;
 use super::mqtt_device::MqttDevice;
+use super::observer_device::ObserverDevice;
 use super::payload::{self, Key};
 use super::plan::{DevicePlan, MS, Protocol, READINGS, SECOND};
+use super::secured_device::SecuredDevice;
 use bytes::Bytes;
 use fastrand::Rng;
 use std::collections::VecDeque;
@@ -33,6 +35,12 @@ pub(crate) enum Act {
     HangUp,
     /// It sends a datagram.
     Datagram(Bytes),
+    /// It sends a datagram that nobody on the way can read, with this message if it carries one, confirmable or not.
+    Protected { bytes: Bytes, what: Option<(u32, bool)> },
+    /// It is told that a message that it protected is safe.
+    Acknowledged { number: u32 },
+    /// Its application sees the value that it observes, or that there is none; `answers` with the answer to its request.
+    Shown { key: Option<Key>, answers: bool },
 }
 
 /// A message that the application keeps.
@@ -65,6 +73,7 @@ impl Application {
             let qos = match self.plan.protocol {
                 Protocol::Mqtt { qos, .. } => qos.unwrap_or_else(|| rng.u8(..3)),
                 Protocol::Coap { confirmable, .. } => confirmable.unwrap_or_else(|| rng.bool()).into(),
+                Protocol::Observer(_) => 0,
             };
             let payload = payload::write(key, rng.usize(self.plan.payload.clone()));
             self.acts.push_back(Act::Made { key, topic: topic.clone(), qos });
@@ -98,12 +107,20 @@ enum Speaker {
     Mqtt(Box<MqttDevice>),
     Coap(Box<CoapDevice>),
     Blocks(Box<BlockDevice>),
+    Secured(Box<SecuredDevice>),
+    Observer(Box<ObserverDevice>),
 }
 
 impl Device {
     pub(crate) fn new(index: u16, plan: &DevicePlan, rng: &mut Rng) -> Self {
         let speaker = match plan.protocol {
             Protocol::Mqtt { .. } => Speaker::Mqtt(Box::new(MqttDevice::new(index, plan.protocol))),
+            Protocol::Observer(watching) => {
+                Speaker::Observer(Box::new(ObserverDevice::new(plan.begins, watching, rng)))
+            }
+            Protocol::Coap { secured: true, .. } => {
+                Speaker::Secured(Box::new(SecuredDevice::new(index, rng)))
+            }
             Protocol::Coap { blocks: true, .. } => Speaker::Blocks(Box::new(BlockDevice::new(rng))),
             Protocol::Coap { .. } => Speaker::Coap(Box::new(CoapDevice::new(rng))),
         };
@@ -131,6 +148,8 @@ impl Device {
                 Speaker::Mqtt(mqtt) => mqtt.is_idle(),
                 Speaker::Coap(coap) => coap.current.is_none(),
                 Speaker::Blocks(blocks) => blocks.is_idle(),
+                Speaker::Secured(secured) => secured.is_idle(),
+                Speaker::Observer(observer) => observer.is_idle(),
             }
     }
 
@@ -145,6 +164,8 @@ impl Device {
             Speaker::Mqtt(mqtt) => mqtt.run(now, rng, &mut self.application),
             Speaker::Coap(coap) => coap.run(now, &mut self.application),
             Speaker::Blocks(blocks) => blocks.run(now, rng, &mut self.application),
+            Speaker::Secured(secured) => secured.run(now, rng, &mut self.application),
+            Speaker::Observer(observer) => observer.run(now, rng, &mut self.application),
         }
     }
 
@@ -162,6 +183,8 @@ impl Device {
             Speaker::Mqtt(mqtt) => mqtt.timeout(),
             Speaker::Coap(coap) => coap.publisher.poll_timeout(),
             Speaker::Blocks(blocks) => blocks.timeout(),
+            Speaker::Secured(secured) => secured.timeout(),
+            Speaker::Observer(observer) => observer.timeout(),
         };
         let make = (!self.application.all_made()).then_some(self.application.next_at);
         [speaker, make].into_iter().flatten().min()
@@ -192,6 +215,10 @@ impl Device {
     pub(crate) fn datagram(&mut self, now: u64, rng: &mut Rng, bytes: &[u8]) {
         match &mut self.speaker {
             Speaker::Coap(coap) => coap.publisher.handle_datagram(now, bytes),
+            Speaker::Secured(secured) => secured.datagram(now, bytes),
+            Speaker::Observer(observer) if self.asleep_until.is_none() => {
+                observer.datagram(now, rng, bytes, &mut self.application);
+            }
             // While it sleeps it hears nothing.
             Speaker::Blocks(blocks) if self.asleep_until.is_none() => {
                 blocks.datagram(now, rng, bytes, &mut self.application);
@@ -222,6 +249,15 @@ impl Device {
                 if let Some(reading) = kept {
                     application.waiting.push_front(reading);
                 }
+            }
+            Speaker::Secured(secured) => {
+                if let Some(reading) = secured.reboot(rng).filter(|_| !amnesia) {
+                    application.waiting.push_front(reading);
+                }
+            }
+            Speaker::Observer(observer) => {
+                let awake = self.asleep_until.unwrap_or(now);
+                **observer = ObserverDevice::new(awake, observer.watching(), rng);
             }
         }
     }

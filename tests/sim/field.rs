@@ -46,6 +46,8 @@ pub(crate) struct Port {
     pub(super) releasing: BTreeMap<u16, Key>,
     /// CoAP: the message of each token, by port; and whether it was confirmable: a NON's answer promises nothing.
     pub(super) tokens: BTreeMap<(u16, Vec<u8>), (Key, bool)>,
+    /// OSCORE: the message in each ciphertext.
+    pub(super) sealed: BTreeMap<Vec<u8>, Key>,
 }
 
 impl Port {
@@ -57,6 +59,7 @@ impl Port {
             wake_at: None,
             releasing: BTreeMap::new(),
             tokens: BTreeMap::new(),
+            sealed: BTreeMap::new(),
         }
     }
 }
@@ -138,6 +141,16 @@ impl World {
                 }
                 self.drop_connection(conn);
             }
+            Act::Shown { key, answers } => self.oracle.shown(device as u16, key, answers)?,
+            Act::Acknowledged { number } => {
+                self.coverage.acknowledged += 1;
+                let key = Key { device: device as u16, number };
+                self.oracle.acknowledged(key, "a protected 2.04")?;
+            }
+            Act::Protected { bytes, what } => {
+                self.tap_sealed(device, &bytes, what)?;
+                return self.act(device, Act::Datagram(bytes));
+            }
             Act::Datagram(bytes) => {
                 self.trace.mix_bytes(&bytes);
                 let Some(port) = self.ports.get(device).map(|port| port.port) else { return Ok(()) };
@@ -164,6 +177,7 @@ impl World {
         if amnesia {
             self.oracle.subscribers.excuse(device as u16);
         }
+        self.oracle.observing.rebooted(device as u16);
         if let Some(model) = self.devices.get_mut(device) {
             model.reboot(now, &mut self.rng, amnesia);
         }

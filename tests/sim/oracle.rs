@@ -15,10 +15,13 @@
 //!   never was under way does not. A message has no more ids than times it was received; a CoAP exchange gives one id
 //!   in one life of the gateway; a QoS 2 message of a client that keeps its state has one id, ever.
 //! - **P7** No PUBACK or PUBREC of 0x80 or above, no CoAP error but 5.03 and 4.29; acknowledgements in the order of reception.
-//! - What local subscribers get stands in `subscribers`.
+//! - What local subscribers get stands in `subscribers`, what CoAP observers get in `observing`; that OSCORE uses no nonce twice
+//!   is held by `nonces`.
 //! - Windows, commits, loads and what the engine keeps stay within their bounds; nothing goes to an upstream that is down
 //!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say.
 
+use super::nonces::Nonces;
+use super::observing::Observing;
 use super::payload::{self, Key};
 use super::retained::Retained;
 use super::subscribers::Subscribers;
@@ -132,6 +135,10 @@ pub(crate) struct Oracle {
     upstreams: Vec<Known>,
     /// What local subscribers get.
     pub(crate) subscribers: Subscribers,
+    /// What CoAP observers get.
+    pub(crate) observing: Observing,
+    /// What was protected under which nonce.
+    pub(crate) nonces: Nonces,
     /// Commits that were ordered and not answered.
     ordered: VecDeque<Arc<Batch>>,
     /// Steps of the engine so far.
@@ -177,6 +184,8 @@ impl Oracle {
             orders: BTreeMap::new(),
             upstreams,
             subscribers: Subscribers::default(),
+            observing: Observing::default(),
+            nonces: Nonces::default(),
             ordered: VecDeque::new(),
             step: 0,
             inserts: 0,
@@ -235,6 +244,7 @@ impl Oracle {
         if record.required.is_empty() {
             self.subscribers.received(key, record.qos);
         }
+        self.observing.received(key, topic);
         record.requires(&self.setup);
         if let Some((port, mid)) = exchange {
             record.exchanges.insert((epoch, port, mid));
@@ -273,6 +283,36 @@ impl Oracle {
         }
         let lanes = record.required.last().cloned().unwrap_or_default();
         broken!("P1: {how} for {key}, which is not safe; it needs {lanes:?}, its ids are {:?}", record.ids);
+    }
+
+    /// A device is put on the list of observers, with what its topic has; `answer` names the datagram that says so.
+    pub(crate) fn listed(&mut self, device: u16, answer: (u16, u16, u32), key: Option<Key>) -> Held {
+        let life = self.setup.epoch;
+        match self.observing.listed(device, life, answer) {
+            Some(topic) => self.retained.given(topic, key),
+            None => Ok(()),
+        }
+    }
+
+    /// A notification leaves the engine under this token and number.
+    pub(crate) fn numbers(&mut self, device: u16, token: &[u8], number: u32) -> Held {
+        self.observing.numbers(device, self.setup.epoch, token, number)
+    }
+
+    /// An observer's application sees a value, or that there is none.
+    pub(crate) fn shown(&mut self, device: u16, key: Option<Key>, answers: bool) -> Held {
+        self.observing.shown(device, self.setup.epoch, key, answers)
+    }
+
+    /// What an observer must get and has not got yet.
+    pub(crate) fn owed(&self) -> Option<String> {
+        let record = |key: Key| self.records.get(usize::from(key.device))?.get(key.number as usize);
+        self.observing.owed(self.setup.epoch, |key| record(key).is_some_and(|r| r.acked && r.qos > 0))
+    }
+
+    /// The topic of a message that a device has made.
+    pub(crate) fn topic(&self, key: Key) -> Option<Topic> {
+        Some(self.records.get(usize::from(key.device))?.get(key.number as usize)?.topic.clone())
     }
 
     /// A subscriber's application gets a message.

@@ -44,3 +44,13 @@ pub(crate) fn read(payload: &[u8]) -> Option<Key> {
     let filled = rest.iter().zip(SHORTEST_BYTES..).all(|(byte, index)| *byte == filling(key, index));
     (whole && filled).then_some(key)
 }
+
+/// Reads which message the first block of a payload belongs to.
+pub(crate) fn read_head(block: &[u8]) -> Option<Key> {
+    let &[d0, d1, n0, n1, n2, n3, s0, s1] = block.first_chunk()?;
+    let key = Key { device: u16::from_be_bytes([d0, d1]), number: u32::from_be_bytes([n0, n1, n2, n3]) };
+    let long = usize::from(u16::from_be_bytes([s0, s1])) > block.len();
+    let filled =
+        block.iter().enumerate().skip(SHORTEST_BYTES).all(|(index, byte)| *byte == filling(key, index));
+    (long && filled).then_some(key)
+}

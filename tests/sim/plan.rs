@@ -1,11 +1,13 @@
 //! What a seed decides before anything happens: the topology, the bounds, the devices, and which faults may come.
 //! Each seed allows some faults and forbids the others, so that rare ones are not always drowned by frequent ones.
 
+use super::observer_device::{self, Watching};
 use super::oracle::MANY_EXCHANGES;
+use super::secured_device::gateways_context;
 use fastrand::Rng;
 use std::ops::Range;
-use tidegate_engine::event::{Anonymous, Durability, RouteSetup, Setup, UpstreamSetup};
-use tidegate_engine::id::{GatewayId, LaneId, UpstreamId};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, RouteSetup, Setup, UpstreamSetup};
+use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::time::Duration;
 use tidegate_engine::topic::Filter;
@@ -14,6 +16,9 @@ use tidegate_engine::topic::Filter;
 pub(crate) const MS: u64 = 1_000;
 /// One second on the virtual clock.
 pub(crate) const SECOND: u64 = 1_000 * MS;
+
+/// For what came later than the kept seeds: with this none of them has any of it.
+const SALT: u64 = 651;
 
 /// The kinds of readings, the last level of a topic.
 pub(crate) const READINGS: [&str; 3] = ["temperature", "humidity", "alarm"];
@@ -78,7 +83,11 @@ pub(crate) enum Protocol {
         confirmable: Option<bool>,
         /// Each message in blocks.
         blocks: bool,
+        /// Each message protected with OSCORE.
+        secured: bool,
     },
+    /// CoAP: it observes what another device publishes, and publishes nothing.
+    Observer(Watching),
 }
 
 /// What may go wrong, and how often. A mean of zero or a chance of zero means never.
@@ -150,7 +159,12 @@ impl Plan {
         };
         let faults = if calm { Faults { delay: 20 * MS, ..Faults::default() } } else { faults(rng, horizon) };
         let many = rng.usize(1..=4);
-        let devices = (0..many).map(|_| device(rng, calm)).collect();
+        let mut devices: Vec<_> = (0..many).map(|_| device(rng, calm)).collect();
+        let mut setup = setup;
+        // By numbers of their own, under a salt that leaves the kept seeds what they are.
+        let mut own = Rng::with_seed(rng.clone().u64(..) ^ SALT);
+        secure(&mut own, &mut devices, &mut setup.devices);
+        devices.extend(observer(&mut own, &devices, &faults, horizon));
         let slow_medium = !calm && rng.u8(..3) == 0;
         let commit_time = if slow_medium { 20 * MS..400 * MS } else { 500..6 * MS };
         Self { calm, horizon, setup, devices, faults, commit_time }
@@ -272,7 +286,7 @@ fn device(rng: &mut Rng, calm: bool) -> DevicePlan {
     } else {
         let blocks = rng.clone().u8(..4) == 0;
         let confirmable = if rng.u8(..4) == 0 { None } else { Some(rng.u8(..5) != 0) };
-        Protocol::Coap { confirmable: if blocks { Some(true) } else { confirmable }, blocks }
+        Protocol::Coap { confirmable: if blocks { Some(true) } else { confirmable }, blocks, secured: false }
     };
     let most = if rng.u8(..4) == 0 { 600 * MS } else { 60 * MS };
     DevicePlan {
@@ -285,6 +299,53 @@ fn device(rng: &mut Rng, calm: bool) -> DevicePlan {
         // By numbers of its own: the kept seeds stay what they are. A retained message always writes.
         retains: !calm && rng.clone().u8(..5) == 0,
     }
+}
+
+/// Gives some of the CoAP devices a context.
+fn secure(rng: &mut Rng, devices: &mut [DevicePlan], setups: &mut Vec<DeviceSetup>) {
+    for (index, device) in (0..).zip(devices) {
+        let Protocol::Coap { blocks: false, secured, .. } = &mut device.protocol else { continue };
+        let (Ok(id), true) = (DeviceId::new(&format!("d{index}")), rng.u8(..3) == 0) else { continue };
+        *secured = true;
+        setups.push(DeviceSetup {
+            publish: vec![filter(&format!("sensors/{id}/#"))],
+            subscribe: Vec::new(),
+            secret: None,
+            certificate: None,
+            oscore: Some(gateways_context(index)),
+            psk: false,
+            id,
+        });
+    }
+}
+
+/// A device that observes what another publishes. What devices with credentials publish is not for everybody.
+fn observer(rng: &mut Rng, devices: &[DevicePlan], faults: &Faults, horizon: u64) -> Option<DevicePlan> {
+    if rng.u8(..3) != 0 {
+        return None;
+    }
+    let open = |device: &DevicePlan| !matches!(device.protocol, Protocol::Coap { secured: true, .. });
+    let open: Vec<u16> =
+        (0..).zip(devices).filter(|(_, device)| open(device)).map(|(index, _)| index).collect();
+    let restarts = faults.crash_steps > 0 || faults.stop > 0;
+    let patience = restarts.then(|| observer_device::patience(rng));
+    let watching = Watching {
+        of: rng.choice(open)?,
+        reading: READINGS[rng.usize(..READINGS.len())],
+        confirmed: rng.bool(),
+        patience,
+        until: horizon + 2 * patience.unwrap_or(0),
+        // A clock that is set back makes numbers begin lower than they were.
+        new_token: faults.clock > 0 || rng.u8(..3) == 0,
+    };
+    Some(DevicePlan {
+        protocol: Protocol::Observer(watching),
+        messages: 0,
+        begins: 0,
+        interval: 0..1,
+        payload: 16..17,
+        retains: false,
+    })
 }
 
 fn faults(rng: &mut Rng, horizon: u64) -> Faults {

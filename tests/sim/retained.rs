@@ -71,6 +71,16 @@ impl Retained {
         )))
     }
 
+    /// The engine gives this out as a topic's value.
+    pub(super) fn given(&self, topic: &str, key: Option<Key>) -> Held {
+        let Some(history) = self.0.get(topic) else { return Ok(()) };
+        let last = key.and_then(|key| history.messages.get(&key)).map_or(0, |(_, last)| *last);
+        if last >= history.acknowledged {
+            return Ok(());
+        }
+        Err(Violation(format!("P2: {topic} reads as {key:?}, and a later retained message was acknowledged")))
+    }
+
     /// A record is on the medium, as the engine is told.
     pub(super) fn durable(&mut self, key: &RecordKey, value: &[u8]) {
         if let Some((topic, message)) = read(key, value) {

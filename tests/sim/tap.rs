@@ -159,6 +159,21 @@ pub(crate) struct Coap {
     pub(crate) key: Option<Key>,
     /// Of a block: whether others follow.
     pub(crate) more: Option<bool>,
+    /// The number of a notification, or of the answer that begins an observation.
+    pub(crate) observe: Option<u32>,
+    /// The OSCORE option's value.
+    pub(crate) oscore: Option<Vec<u8>>,
+    /// The payload: with OSCORE the ciphertext.
+    pub(crate) payload: Vec<u8>,
+}
+
+impl Coap {
+    /// The sender's number in an OSCORE option (RFC 8613, 6.1).
+    pub(crate) fn number(&self) -> Option<u64> {
+        let (flags, rest) = self.oscore.as_ref()?.split_first()?;
+        let number = rest.get(..usize::from(flags & 7)).filter(|number| !number.is_empty())?;
+        Some(number.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    }
 }
 
 /// Reads a CoAP message (RFC 7252, 3); `None` when it is none.
@@ -169,11 +184,14 @@ pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
     let mut rest = bytes.get(token_end..)?;
     let mut number = 0;
     let mut path = String::new();
-    let (mut key, mut more) = (None, None);
+    let (mut key, mut more, mut observe, mut oscore) = (None, None, None, None);
+    let mut payload = Vec::new();
     while let Some((&head, after)) = rest.split_first() {
         rest = after;
         if head == 0xff {
-            key = payload::read(rest);
+            // Only the first block of a long one may come: it says what follows.
+            key = payload::read(rest).or_else(|| more.and_then(|_| payload::read_head(rest)));
+            payload = rest.to_vec();
             break;
         }
         let (delta, length);
@@ -185,6 +203,12 @@ pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
         if number == 27 {
             more = Some(value.last().is_some_and(|bits| bits & 8 != 0));
         }
+        match number {
+            6 => observe = Some(value.iter().fold(0, |sum, byte| sum << 8 | u32::from(*byte))),
+            9 => oscore = Some(value.to_vec()),
+            23 => more = Some(value.last().is_some_and(|bits| bits & 8 != 0)),
+            _ => {}
+        }
         if number == 11 {
             if !path.is_empty() {
                 path.push('/');
@@ -193,7 +217,7 @@ pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
         }
     }
     let (code, mid) = (*bytes.get(1)?, two(bytes.get(2..)?)?);
-    Some(Coap { kind: first >> 4 & 3, code, mid, token, path, key, more })
+    Some(Coap { kind: first >> 4 & 3, code, mid, token, path, key, more, observe, oscore, payload })
 }
 
 /// An option's delta or length with its extension (RFC 7252, 3.1).

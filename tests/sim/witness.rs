@@ -5,6 +5,7 @@ use super::block_device::TOKEN_MARK;
 use super::field::device_at;
 use super::oracle::{Held, Violation};
 use super::payload::Key;
+use super::plan::Protocol;
 use super::tap::{self, Packet};
 use super::world::World;
 use std::collections::VecDeque;
@@ -108,6 +109,9 @@ impl World {
     /// A datagram that the engine is about to get.
     pub(crate) fn tap_in(&mut self, endpoint: &Endpoint, bytes: &[u8]) -> Held {
         let (Some(device), Some(message)) = (device_at(*endpoint), tap::coap(bytes)) else { return Ok(()) };
+        if message.oscore.is_some() {
+            return self.tap_protected(device, endpoint, &message);
+        }
         // The last block of a body says by its token which message is whole now.
         let key = match (message.more, &message.token[..]) {
             (None, _) => message.key,
@@ -127,12 +131,53 @@ impl World {
         Ok(())
     }
 
+    /// A device sends a protected datagram with this message, confirmable or not.
+    pub(super) fn tap_sealed(&mut self, device: usize, bytes: &[u8], what: Option<(u32, bool)>) -> Held {
+        let Some(message) = tap::coap(bytes).filter(|message| message.oscore.is_some()) else {
+            return Ok(());
+        };
+        if let (Some((number, _)), Some(port)) = (what, self.ports.get_mut(device)) {
+            port.sealed.insert(message.payload.clone(), Key { device: device as u16, number });
+        }
+        self.oracle.nonces.sent(device as u16, &message)
+    }
+
+    /// A protected request that the engine is about to get.
+    fn tap_protected(&mut self, device: usize, endpoint: &Endpoint, message: &tap::Coap) -> Held {
+        let port = endpoint.peer.port();
+        self.oracle.nonces.received(device as u16, port, message);
+        let key = self.ports.get(device).and_then(|place| place.sealed.get(&message.payload)).copied();
+        match key.and_then(|key| Some((key, self.oracle.topic(key)?))) {
+            Some((key, topic)) => self.oracle.received(key, topic.as_str(), Some((port, message.mid))),
+            None => Ok(()),
+        }
+    }
+
     /// A datagram that has just left the engine.
     pub(super) fn tap_out(&mut self, device: usize, port: u16, bytes: &[u8]) -> Held {
         let Some(message) = tap::coap(bytes) else {
             return Err(Violation(format!("d{device} gets a datagram that is not CoAP")));
         };
+        if message.oscore.is_some() {
+            self.coverage.oscore_answers += 1;
+            self.coverage.oscore_numbers += u64::from(message.number().is_some());
+            return self.oracle.nonces.answered(device as u16, port, &message);
+        }
+        if let Some(number) = message.observe {
+            self.oracle.numbers(device as u16, &message.token, number)?;
+        }
+        let protocol = self.plan.devices.get(device).map(|plan| &plan.protocol);
         match message.code {
+            0x45 if matches!(protocol, Some(Protocol::Observer(_))) => match message.observe {
+                Some(number) if message.kind == 2 => {
+                    self.oracle.listed(device as u16, (port, message.mid, number), message.key)?;
+                }
+                _ => self.coverage.notifications += u64::from(message.observe.is_some()),
+            },
+            // It has been here: a copy that came late.
+            0x81 if matches!(protocol, Some(Protocol::Coap { secured: true, .. })) => {
+                self.coverage.oscore_replays += 1;
+            }
             0x44 => {
                 let key = self.ports.get(device).and_then(|place| place.tokens.get(&(port, message.token)));
                 match key {

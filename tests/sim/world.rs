@@ -143,6 +143,10 @@ impl World {
             if let Protocol::Mqtt { clean: false, subscribes: Some(qos), .. } = plan.protocol {
                 world.oracle.subscribers.add(device, qos);
             }
+            if let Protocol::Observer(watching) = &plan.protocol {
+                let topic = format!("sensors/d{}/{}", watching.of, watching.reading);
+                world.oracle.observing.add(device, topic, watching.confirmed, !watching.new_token);
+            }
         }
         world.coverage.calm += u64::from(world.plan.calm);
         if traced {
@@ -231,6 +235,9 @@ impl World {
 
     /// What is not quiet yet; `None` when everything is.
     fn unrest(&self) -> Option<String> {
+        if let Some(owed) = self.oracle.owed() {
+            return Some(owed);
+        }
         if let Some(device) = self.devices.iter().position(|device| !device.is_done()) {
             return Some(format!("d{device} is not done"));
         }
@@ -274,6 +281,9 @@ impl World {
         }
         self.coverage.messages += self.devices.iter().map(Device::made).sum::<u64>();
         self.coverage.subscribed_for_good += self.oracle.subscribers.count();
+        self.coverage.observed += self.oracle.observing.count;
+        self.coverage.observed_anew += self.oracle.observing.anew;
+        self.coverage.oscore_nonces += self.oracle.nonces.count();
         self.coverage.arrived += self.oracle.arrivals;
         self.coverage.duplicated += self.oracle.duplicates;
         self.coverage.inverted += self.oracle.excused_inversions;

@@ -101,7 +101,7 @@ impl Engine {
             now,
             last: recovered.last,
             mqtt: Mqtt::new(&setup, planted, &recovered.records, now),
-            coap: Coap::new(&setup, planted, &recovered.records),
+            coap: Coap::new(&setup, planted, &recovered.records, now),
             router: Router::new(setup.routes.clone()),
             spool: Spool::new(&setup.routes, &recovered.lanes, &setup.limits, planted),
             delivery: Delivery::new(&setup.upstreams, &setup.limits, planted),

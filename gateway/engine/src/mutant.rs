@@ -46,11 +46,19 @@ pub enum Mutant {
     SentBeforeKept,
     /// A block of a CoAP body that comes again is appended again.
     BlockAppendedTwice,
+    /// OSCORE sequence numbers are used when their reservation is ordered, not when it is durable.
+    NumbersNotAwaited,
+    /// Of the values of a topic that wait for an observer the first is kept and the newer ones are dropped.
+    NewestWithheld,
+    /// The value that a newer one has overtaken on its way to an observer is sent after it.
+    OvertakenSentLast,
+    /// The numbers of notifications begin from the beginning after a restart.
+    NotificationsRestart,
 }
 
 impl Mutant {
     /// All of them, in order.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 25] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -72,6 +80,10 @@ impl Mutant {
         Self::ReleaseForgotten,
         Self::SentBeforeKept,
         Self::BlockAppendedTwice,
+        Self::NumbersNotAwaited,
+        Self::NewestWithheld,
+        Self::OvertakenSentLast,
+        Self::NotificationsRestart,
     ];
 }
 

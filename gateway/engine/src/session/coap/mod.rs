@@ -32,6 +32,8 @@ mod upload;
 use super::{LastValues, Request};
 use crate::event::{Endpoint, Notice, Output, RecordKey, Setup, Via};
 use crate::limits::Limits;
+#[cfg(feature = "mutants")]
+use crate::mutant::Mutant;
 use crate::mutant::Planted;
 use crate::resource::Resource;
 use crate::stats::ProtocolStats;
@@ -114,7 +116,7 @@ pub struct Coap {
 impl Coap {
     /// Makes a server. Of earlier lives it knows the numbers that OSCORE keys have used, from the store's records.
     #[must_use]
-    pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)]) -> Self {
+    pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)], now: Now) -> Self {
         Self {
             limits: setup.limits.clone(),
             access: Access::new(setup),
@@ -123,7 +125,7 @@ impl Coap {
             links: discovery::links(&setup.resources),
             resources: setup.resources.clone(),
             exchanges: Table::new(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer),
-            observers: Observers::default(),
+            observers: Observers::new(now),
             listeners: Listeners::default(),
             uploads: Uploads::default(),
             streams: Streams::default(),
@@ -147,6 +149,9 @@ impl Coap {
     pub fn plant(&mut self, planted: Planted) {
         self.planted = planted;
         self.uploads.plant(planted);
+        if planted.is(Mutant::NotificationsRestart) {
+            self.observers.forget_origin();
+        }
     }
 
     /// The configuration was read again.

@@ -7,6 +7,7 @@ use super::peer::Address;
 use super::reply::{Location, Reply};
 use super::{ACK_JITTER_MS, ACK_TIMEOUT, Coap, MAX_RETRANSMIT};
 use crate::message::{Message, Qos};
+use crate::mutant::Mutant;
 use crate::time::{Duration, Instant, Now};
 use std::sync::Arc;
 use tidegate_wire::coap::{Block, Code, Kind, Token};
@@ -85,6 +86,9 @@ impl Coap {
         // It asked for one content format alone, and this has another (RFC 7641, 4.2).
         if !Content::of(message, None).suits(observer.accept) {
             return self.dismiss(now, number, Code::NOT_ACCEPTABLE);
+        }
+        if self.planted.is(Mutant::NewestWithheld) && !observer.waiting.is_empty() {
+            return;
         }
         self.stats.dropped += u64::from(!observer.push(message));
         if observer.flight.is_none() {
@@ -241,6 +245,9 @@ impl Coap {
                 Target::Commands(_) => None,
             };
             if let Some(newer) = newer {
+                if self.planted.is(Mutant::OvertakenSentLast) {
+                    observer.waiting.push_front(flight.message);
+                }
                 // It takes the place of the old one, and its place in the waits (RFC 7641, 4.5.2).
                 self.fly(now, number, newer, repeats, wait);
                 continue;

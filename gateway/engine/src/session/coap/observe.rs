@@ -4,7 +4,7 @@
 use super::peer::Address;
 use crate::id::DeviceId;
 use crate::message::Message;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, Now};
 use crate::topic::{Filter, Topic};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -115,9 +115,24 @@ pub(super) struct Observers {
     due: BTreeSet<(Instant, Number)>,
     next: Number,
     sequence: u32,
+    /// The wall clock when the engine's own began, in milliseconds since 1970: see [`next_sequence`](Self::next_sequence).
+    origin_ms: u64,
 }
 
 impl Observers {
+    /// Nobody yet.
+    pub(super) fn new(now: Now) -> Self {
+        let origin_ms = now.wall.unix_ms.cast_unsigned().wrapping_sub(now.instant.0 / 1_000);
+        let sequence = (now.wall.unix_ms.wrapping_sub(1) & 0xFF_FFFF).try_into().unwrap_or(0);
+        Self { origin_ms, sequence, ..Self::default() }
+    }
+
+    /// As if every life of the gateway began at the same time.
+    #[cfg(feature = "mutants")]
+    pub(super) fn forget_origin(&mut self) {
+        (self.origin_ms, self.sequence) = (0, 0);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
@@ -238,10 +253,11 @@ impl Observers {
     }
 
     /// The next notification's number (RFC 7641, 3.4 and 4.4): it grows with the clock, in milliseconds, so that it stands above
-    /// those of an earlier observation, and never stands still.
+    /// those of an earlier observation, and never stands still. It begins where the wall clock stands: a device that makes its
+    /// observation anew after a restart, under the same token, would take a smaller number for an old one for 128 s.
     pub(super) fn next_sequence(&mut self, now: Instant) -> u32 {
         const BITS: u64 = 0xFF_FFFF;
-        let by_clock = u32::try_from((now.0 / 1_000) & BITS).unwrap_or(0);
+        let by_clock = u32::try_from(self.origin_ms.wrapping_add(now.0 / 1_000) & BITS).unwrap_or(0);
         let ahead = by_clock.wrapping_sub(self.sequence) & 0xFF_FFFF;
         // Half of the circle lies ahead.
         let next = if ahead == 0 || ahead >= 1 << 23 { self.sequence.wrapping_add(1) } else { by_clock };
@@ -262,7 +278,20 @@ pub(super) fn commanded(topic: &Topic) -> Option<DeviceId> {
 #[cfg(test)]
 mod tests {
     use super::Observers;
-    use crate::time::Instant;
+    use crate::time::{Instant, Now, Stamp};
+
+    #[test]
+    fn a_later_life_begins_above_an_earlier_one() {
+        let at =
+            |unix_ms, micros| Now { instant: Instant(micros), wall: Stamp { unix_ms, synchronised: false } };
+        let mut before = Observers::new(at(1_790_000_000_000, 0));
+        let last = before.next_sequence(Instant(3_600_000_000));
+        // An hour later the process begins again, and its clock at zero.
+        let first = Observers::new(at(1_790_003_600_900, 0)).next_sequence(Instant(0));
+        assert_eq!(first.wrapping_sub(last) & 0xFF_FFFF, 900);
+        // A board that does not know the year counts from there.
+        assert_eq!(Observers::new(at(-1, 0)).next_sequence(Instant(2_000)), 1);
+    }
 
     #[test]
     fn sequence_numbers_ascend_whatever_the_clock_does() {

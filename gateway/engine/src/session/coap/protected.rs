@@ -7,6 +7,7 @@ use super::publish::fingerprint;
 use super::reply::Reply;
 use super::{Awaited, Coap, Receipt};
 use crate::event::{Endpoint, Notice, Output, Proof};
+use crate::mutant::Mutant;
 use crate::session::{LastValues, Receipt as AnyReceipt, Request};
 use crate::time::Now;
 use bytes::Bytes;
@@ -105,6 +106,9 @@ impl Coap {
         if let Some(op) = self.oscore.reserve(context) {
             let receipt = Some(AnyReceipt::Coap(Receipt(Awaited::Reserved(context))));
             self.requests.push_back(Request::Record { op, receipt });
+            if self.planted.is(Mutant::NumbersNotAwaited) {
+                self.reserved(context);
+            }
         }
     }
 

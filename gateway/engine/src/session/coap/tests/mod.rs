@@ -81,7 +81,7 @@ impl Bench {
 
     fn with(anonymous: Anonymous, limits: Limits) -> Self {
         Self {
-            coap: Coap::new(&setup(anonymous, limits), Planted::default(), &[]),
+            coap: Coap::new(&setup(anonymous, limits), Planted::default(), &[], Now::default()),
             now: Now { instant: Instant(1_000_000), ..Now::default() },
             device: endpoint("127.0.0.1:40000"),
             published: Vec::new(),
