@@ -2,8 +2,10 @@
 //! bytes both ways, Observe, commands, a lossy link, and MQTT clients in the same topic space.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code: it panics where the world is not as it must be
 
+mod libcoap;
+
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use tidegate_tests::gateway::Gateway;
@@ -45,6 +47,12 @@ fn mqtt_publish(gateway: &Gateway, arguments: &[&str]) {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", said(&output));
+}
+
+/// A Python that has aiocoap: the one that `tests/run` makes, or what TIDEGATE_PYTHON names.
+fn python() -> PathBuf {
+    let made = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/venv/bin/python");
+    std::env::var_os("TIDEGATE_PYTHON").map_or_else(made, Into::into)
 }
 
 /// How often each payload has arrived upstream on a topic.
@@ -199,9 +207,7 @@ fn over_a_link_that_loses_a_fifth_nothing_acknowledged_is_lost_or_doubled() {
 fn aiocoap_makes_its_tour() {
     let gateway = Gateway::start("");
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let python = std::env::var_os("TIDEGATE_PYTHON")
-        .map_or_else(|| tests.join("../target/venv/bin/python"), Into::into);
-    let mut command = Command::new(&python);
+    let mut command = Command::new(python());
     command.arg(tests.join("coap/tour_aiocoap.py")).arg(format!("coap://{}", gateway.coap));
     let output = command
         .output()

@@ -46,6 +46,16 @@ async def main(base):
     need("download", (Code.CONTENT, 60, body), (response.code, int(response.opt.content_format), response.payload))
     response = await ask(Code.POST, "/ps/sensors/aiocoap/body", b"x" * ((1 << 20) + 1))
     need("beyond", Code.REQUEST_ENTITY_TOO_LARGE, response.code)
+    # The largest body that is taken, and the smallest blocks there are, both ways.
+    body = bytes(ord("a") + n * 7 % 23 for n in range(1 << 20))
+    response = await ask(Code.PUT, "/ps/sensors/aiocoap/large?retain=1", body)
+    need("largest upload", Code.CHANGED, response.code)
+    need("largest download", body, (await ask(Code.GET, "/ps/sensors/aiocoap/large")).payload)
+    body = body[:3_000]
+    response = await ask(Code.PUT, "/ps/sensors/aiocoap/small?retain=1", body, block1=(0, True, 0))
+    need("upload by 16", Code.CHANGED, response.code)
+    response = await ask(Code.GET, "/ps/sensors/aiocoap/small", block2=(0, False, 0))
+    need("download by 16", (body, 0), (response.payload, response.opt.block2.size_exponent))
     print("ok blocks")
 
     tag = (await ask(Code.GET, "/ps/sensors/aiocoap/body")).opt.etag
