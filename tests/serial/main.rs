@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tidegate_node::coap::{Event, Publication, Publisher};
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::wait::wait_for;
-use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer};
+use tidegate_wire::coap::{Block, Code, Header, Kind, Message, OptionNumber, Token, Writer};
 use tidegate_wire::slipmux::{Decoder, Frame, encode, encoded_bytes_max};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -255,4 +255,105 @@ fn a_line_that_is_not_there_yet_is_opened_when_it_comes() {
     let _cable = Cable::new(gateway.folder());
     let mut port = Port::open(gateway.folder().join("device"));
     publish_all(&mut port, Instant::now(), 0, 1, |_, _| {});
+}
+
+/// A device that sends a body in blocks (RFC 7959), each repeated until it is answered, and begins anew when the gateway lacks one.
+struct Upload {
+    body: Vec<u8>,
+    tag: u8,
+    number: u32,
+    message_id: u16,
+    sent: Option<Instant>,
+}
+
+impl Upload {
+    /// Blocks of 64 bytes.
+    const EXPONENT: u8 = 2;
+
+    fn new(body: &[u8]) -> Self {
+        Self { body: body.to_vec(), tag: 1, number: 0, message_id: 100, sent: None }
+    }
+
+    fn go_to(&mut self, number: u32) {
+        self.number = number;
+        self.message_id += 1;
+        self.sent = None;
+    }
+
+    /// Sends what is due; true when the whole is acknowledged.
+    fn step(&mut self, port: &mut Port) -> bool {
+        if self.sent.is_none_or(|sent| sent.elapsed() > Duration::from_secs(2)) {
+            self.sent = Some(Instant::now());
+            self.send(port);
+        }
+        for bytes in port.receive() {
+            let Ok(answer) = Message::parse(&bytes) else { continue };
+            if answer.message_id() != self.message_id {
+                continue;
+            }
+            match answer.code() {
+                Code::CONTINUE => self.go_to(self.number + 1),
+                Code::CHANGED => return true,
+                Code::REQUEST_ENTITY_INCOMPLETE => {
+                    self.tag += 1;
+                    self.go_to(0);
+                }
+                code => panic!("{code:?}"),
+            }
+        }
+        false
+    }
+
+    fn send(&self, port: &mut Port) {
+        let size = 16 << Self::EXPONENT;
+        let start = self.number as usize * size;
+        let end = self.body.len().min(start + size);
+        let block = Block { number: self.number, more: end < self.body.len(), exponent: Self::EXPONENT };
+        let header = Header { kind: Kind::Confirmable, code: Code::PUT, message_id: self.message_id };
+        let mut buffer = [0; 256];
+        let mut writer = Writer::new(&mut buffer, header, Token::new(&[self.tag]).unwrap());
+        for segment in ["t", "sensors", "boiler-3", "report"] {
+            writer = writer.option(OptionNumber::URI_PATH, segment.as_bytes());
+        }
+        let writer = writer.uint(OptionNumber::BLOCK1, block.to_uint());
+        let written = writer.option(OptionNumber::REQUEST_TAG, &[self.tag]).payload(&self.body[start..end]);
+        port.send(written.finish().unwrap());
+    }
+}
+
+#[test]
+fn a_block_transfer_goes_on_when_the_line_is_cut_in_the_middle_and_mended() {
+    let (gateway, mut cable) = gateway_with("");
+    let mut port = Port::open(gateway.folder().join("device"));
+    publish_all(&mut port, Instant::now(), 0, 2, |_, _| {});
+    let body: Vec<u8> = (0..4_000_usize).map(|n| b'a' + u8::try_from(n * 7 % 23).unwrap()).collect();
+    let mut upload = Upload::new(&body);
+    for (cuts, at) in [20, 45].into_iter().enumerate() {
+        let mut noisy = 0;
+        let there = wait_for(Duration::from_secs(90), || {
+            assert!(!upload.step(&mut port), "not before the last block");
+            if upload.number % 7 == 0 && upload.number > noisy {
+                noisy = upload.number;
+                port.write(b"\xc0brown-out\r\n\x00\xff\xdb\xc0");
+            }
+            (upload.number >= at).then_some(())
+        });
+        assert!(there.is_some(), "block {} before cut {cuts}\n{}", upload.number, gateway.log());
+        // With a block under way.
+        upload.send(&mut port);
+        drop(port);
+        drop(cable);
+        let lost = || (gateway.log().matches("a serial line is lost").count() > cuts).then_some(());
+        assert!(wait_for(SOON, lost).is_some(), "{}", gateway.log());
+        cable = Cable::new(gateway.folder());
+        port = Port::open(gateway.folder().join("device"));
+    }
+    let done = wait_for(Duration::from_secs(90), || upload.step(&mut port).then_some(()));
+    assert!(done.is_some(), "block {}\n{}", upload.number, gateway.log());
+    publish_all(&mut port, Instant::now(), 2, 4, |_, _| {});
+    let wanted = ["reading 0", "reading 1", std::str::from_utf8(&body).unwrap(), "reading 2", "reading 3"];
+    let arrived = wait_for(SOON, || (payloads(&gateway).len() >= wanted.len()).then_some(()));
+    assert!(arrived.is_some(), "{}", gateway.log());
+    // Each once, the body whole.
+    assert_eq!(payloads(&gateway), wanted);
 }
