@@ -173,3 +173,33 @@ fn a_reload_takes_a_removed_device_out_at_once() {
     posts("coap-client-gnutls", &["-u", "boiler-3", "-k", KEY], port, "sensors/boiler-3/t", "too late");
     assert_eq!(device_of_now(&gateway, "too late"), None);
 }
+
+#[test]
+fn a_client_without_extended_master_secret_is_refused_and_the_operator_is_told_what_to_switch_on() {
+    let port = free_port();
+    let gateway = Gateway::start(&configuration(port, ""));
+    // What mbedTLS leaves out by default, OpenSSL leaves out when it is told to.
+    let settings = gateway.folder().join("openssl.cnf");
+    std::fs::write(
+        &settings,
+        "openssl_conf = all\n[all]\nssl_conf = ssl\n[ssl]\nsystem_default = here\n[here]\nOptions = -ExtendedMasterSecret\n",
+    )
+    .unwrap();
+    let output = Command::new("coap-client-openssl")
+        .env("OPENSSL_CONF", &settings)
+        .args(["-B", "5", "-v", "6", "-m", "post", "-e", "x", "-u", "boiler-3", "-k", KEY])
+        .arg(format!("coaps://127.0.0.1:{port}/t/sensors/boiler-3/t"))
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(!printed.contains("2.04"), "{printed}");
+    let words =
+        "it does not offer the Extended Master Secret (RFC 7627); switch it on in the device's TLS library";
+    let said = wait_for(SOON, || gateway.log().contains(words).then_some(()));
+    assert!(said.is_some(), "{printed}\n{}", gateway.log());
+    assert!(gateway.metric("tidegate_dtls_handshakes_total{result=\"refused\"}") >= 1.0);
+    assert_eq!(device_of_now(&gateway, "x"), None);
+    // The same client with it gets in.
+    posts("coap-client-openssl", &["-u", "boiler-3", "-k", KEY], port, "sensors/boiler-3/t", "with it");
+    assert_eq!(device_of(&gateway, "with it").as_deref(), Some("boiler-3"));
+}
