@@ -332,7 +332,7 @@ fn a_block_transfer_goes_on_when_the_line_is_cut_in_the_middle_and_mended() {
         let mut noisy = 0;
         let there = wait_for(Duration::from_secs(90), || {
             assert!(!upload.step(&mut port), "not before the last block");
-            if upload.number % 7 == 0 && upload.number > noisy {
+            if upload.number.is_multiple_of(7) && upload.number > noisy {
                 noisy = upload.number;
                 port.write(b"\xc0brown-out\r\n\x00\xff\xdb\xc0");
             }
