@@ -12,6 +12,7 @@ mod ledger;
 mod load;
 mod local;
 mod mosquitto;
+mod overload;
 mod pairs;
 mod process;
 mod run;
@@ -43,6 +44,8 @@ enum Command {
     Idle(idle::Idle),
     /// The acknowledgement times of an honest device beside each attack.
     Attacks(attacks::Attacks),
+    /// Ten times as many publishers as the gateway bears.
+    Overload(overload::Overload),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Local(local) => local.run(),
         Command::Idle(idle) => idle.run(),
         Command::Attacks(attacks) => attacks.run(),
+        Command::Overload(overload) => overload.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -32,6 +32,20 @@ pub const SERVER: Wish<'static> = Wish {
 pub const DEVICE: Wish<'static> =
     Wish { subject: "/CN=boiler-3", extensions: "extendedKeyUsage=clientAuth\n", days: 90 };
 
+/// Certificates that let no device in; see [`Authority::issue_bad`].
+pub const BAD: [&str; 10] = [
+    "wrong-authority",
+    "expired",
+    "for-servers",
+    "an-authority",
+    "for-many",
+    "nameless",
+    "two-names",
+    "control-character",
+    "no-text",
+    "revoked",
+];
+
 impl Authority {
     /// Makes one.
     ///
@@ -61,14 +75,45 @@ impl Authority {
     /// # Panics
     /// When `openssl` refuses.
     pub fn issue(&self, file: &str, wish: Wish<'_>) {
-        let Self { folder, name } = self;
+        self.request(file, &format!("-utf8 -subj {}", wish.subject));
+        self.sign(file, wish);
+    }
+
+    /// Issues all of [`BAD`], and the list of what is revoked: who shows them names the device of [`DEVICE`] or nobody, and none
+    /// is in order.
+    ///
+    /// # Panics
+    /// When `openssl` refuses.
+    pub fn issue_bad(&self) {
+        Self::new(&self.folder, "another").issue("wrong-authority", DEVICE);
+        self.issue("expired", Wish { days: -1, ..DEVICE });
+        self.issue("for-servers", Wish { extensions: "extendedKeyUsage=serverAuth\n", ..DEVICE });
+        self.issue("an-authority", Wish { extensions: "basicConstraints=critical,CA:TRUE\n", ..DEVICE });
+        self.issue("for-many", Wish { extensions: "subjectAltName=DNS:*.example\n", ..DEVICE });
+        self.issue("nameless", Wish { subject: "/O=plant", ..DEVICE });
+        self.issue("two-names", Wish { subject: "/CN=boiler-3/CN=boiler-4", ..DEVICE });
+        self.issue("control-character", Wish { subject: "/CN=boiler\u{1}3\u{1B}[2J", ..DEVICE });
+        // A byte that no UTF-8 has; `openssl` puts it into a string of another kind as it is.
+        let name = b"[req]\nprompt=no\nstring_mask=nombstr\ndistinguished_name=n\n[n]\nCN=boiler\xFF3\n";
+        std::fs::write(self.folder.join("no-text.cnf"), name).expect("the request's configuration");
+        self.request("no-text", "-config no-text.cnf");
+        self.sign("no-text", DEVICE);
+        self.issue("revoked", DEVICE);
+        self.revoke(&["revoked"]);
+    }
+
+    /// A new key, and a request for a certificate with it.
+    fn request(&self, file: &str, subject: &str) {
         openssl(
-            folder,
+            &self.folder,
             &format!(
-                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -utf8 -keyout {file}.key -out {file}.csr -subj {}",
-                wish.subject
+                "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {file}.key -out {file}.csr {subject}"
             ),
         );
+    }
+
+    fn sign(&self, file: &str, wish: Wish<'_>) {
+        let Self { folder, name } = self;
         std::fs::write(folder.join(format!("{file}.ext")), wish.extensions).expect("the extensions");
         let days = wish.days;
         openssl(

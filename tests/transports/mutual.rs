@@ -3,7 +3,7 @@
 use crate::tls::{BOTH, gateway, secured, table};
 use crate::{arrived, greeted, logged, published};
 use rustix::process::Signal;
-use tidegate_tests::certificates::{Authority, DEVICE, Wish};
+use tidegate_tests::certificates::{Authority, BAD, DEVICE, Wish};
 
 const ONLY_CERTIFICATES: &str =
     "client_ca = \"devices.crt\"\nclient_crl = \"devices.crl\"\n[access]\nanonymous = \"never\"\n";
@@ -12,7 +12,6 @@ const ONLY_CERTIFICATES: &str =
 fn only_a_certificate_in_order_lets_a_device_in() {
     let (gateway, address, _) = gateway(ONLY_CERTIFICATES, |folder| {
         let devices = Authority::new(folder, "devices");
-        let another = Authority::new(folder, "another");
         devices.issue("good", DEVICE);
         devices.issue(
             "named-by-dns",
@@ -22,16 +21,7 @@ fn only_a_certificate_in_order_lets_a_device_in() {
                 ..DEVICE
             },
         );
-        another.issue("wrong-authority", DEVICE);
-        devices.issue("expired", Wish { days: -1, ..DEVICE });
-        devices.issue("for-servers", Wish { extensions: "extendedKeyUsage=serverAuth\n", ..DEVICE });
-        devices.issue("an-authority", Wish { extensions: "basicConstraints=critical,CA:TRUE\n", ..DEVICE });
-        devices.issue("for-many", Wish { extensions: "subjectAltName=DNS:*.example\n", ..DEVICE });
-        devices.issue("nameless", Wish { subject: "/O=plant", ..DEVICE });
-        devices.issue("two-names", Wish { subject: "/CN=boiler-3/CN=boiler-4", ..DEVICE });
-        devices.issue("control-character", Wish { subject: "/CN=boiler\u{1}3", ..DEVICE });
-        devices.issue("revoked", DEVICE);
-        devices.revoke(&["revoked"]);
+        devices.issue_bad();
     });
     let folder = gateway.folder();
     let try_as = |own: Option<&str>, device: &str| {
@@ -48,17 +38,7 @@ fn only_a_certificate_in_order_lets_a_device_in() {
     }
     assert_eq!(try_as(Some("good"), "boiler-4").unwrap(), 2, "another device's client identifier");
     assert!(try_with(None).is_err(), "no certificate");
-    for bad in [
-        "wrong-authority",
-        "expired",
-        "for-servers",
-        "an-authority",
-        "for-many",
-        "nameless",
-        "two-names",
-        "control-character",
-        "revoked",
-    ] {
+    for bad in BAD {
         assert!(try_with(Some(bad)).is_err(), "{bad}");
     }
     arrived(&gateway, 2);
