@@ -148,7 +148,7 @@ proptest! {
             coap_observers_per_peer: 3,
             ..Limits::default()
         };
-        let mut coap = Coap::new(&setup(seed, limits), Planted::default(), &[]);
+        let mut coap = Coap::new(&setup(seed, limits), Planted::default(), &[], at(0));
         let mut now = 0;
         let mut receipts: Vec<Receipt> = Vec::new();
         for step in steps {
@@ -261,7 +261,7 @@ struct Tally {
 
 fn play(seed: u64, planted: Planted, tally: &mut Tally) {
     let mut rng = Rng::with_seed(seed);
-    let mut coap = Coap::new(&setup(rng.u64(..), Limits::default()), planted, &[]);
+    let mut coap = Coap::new(&setup(rng.u64(..), Limits::default()), planted, &[], at(0));
     let mut publisher = Publisher::new([0; 128], rng.u64(..));
     let (mut up, mut down) = (Link::default(), Link::default());
     let mut now = 0;
