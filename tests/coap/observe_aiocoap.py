@@ -33,7 +33,7 @@ async def main(uri):
         try:
             await watch(context, uri)
         except (asyncio.TimeoutError, aiocoap.error.Error, StopAsyncIteration):
-            await asyncio.sleep(0.1)
+            pass
 
 
 asyncio.run(main(sys.argv[1]))

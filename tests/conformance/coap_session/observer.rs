@@ -103,7 +103,7 @@ fn value(number: u64, rng: &mut Rng) -> Arc<Value> {
 
 fn play(seed: u64, notified: &mut u64) {
     let mut rng = Rng::with_seed(seed);
-    let mut coap = Coap::new(&setup(rng.u64(..), Limits::default()), Planted::default(), &[], super::at(0));
+    let mut coap = Coap::new(&setup(rng.u64(..), Limits::default()), Planted::default(), &[], at(0));
     let (mut up, mut down) = (Link::default(), Link::default());
     let mut observer = Observer::default();
     let mut last = Last(None);
