@@ -323,6 +323,27 @@ impl Table {
         }
     }
 
+    /// Whether a later request of the same peer has the same token: a response of its own to the earlier one would be taken for
+    /// the answer to the later one. In an ACK it is told apart by its message id (RFC 7252, 5.3.2).
+    pub(super) fn is_overtaken(&self, key: Key) -> bool {
+        let Some(peer) = self.peer(key.slot) else { return false };
+        let own = peer.exchanges.iter().find(|exchange| exchange.number == key.number);
+        own.is_some_and(|own| {
+            peer.exchanges.iter().rev().any(|other| other.number > own.number && other.token == own.token)
+        })
+    }
+
+    /// Whether a request with this token waits for its answer.
+    pub(super) fn is_asked(&self, address: Address, token: Token) -> bool {
+        self.by_address.get(&address).and_then(|slot| self.peer(*slot)).is_some_and(|peer| {
+            peer.in_progress > 0
+                && peer
+                    .exchanges
+                    .iter()
+                    .any(|exchange| exchange.token == token && exchange.state.in_progress())
+        })
+    }
+
     /// Whether a CON to this peer is not acknowledged yet, a separate response or a notification (NSTART 1; RFC 7252, 4.7;
     /// RFC 7641, 4.5.1).
     pub(super) fn is_busy(&self, address: Address) -> bool {

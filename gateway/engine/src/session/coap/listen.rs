@@ -46,9 +46,10 @@ impl Listeners {
         listener.map(|listener| listener.safe = true).is_some()
     }
 
-    /// The device's first listener, and whether it was proved that it is one.
-    pub(super) fn first(&self, device: &DeviceId) -> Option<(Key, bool)> {
-        let key = *self.by_device.get(device)?.front()?;
+    /// The device's newest listener, and whether it was proved that it is one: a device that asks anew has given up what it
+    /// asked before.
+    pub(super) fn newest(&self, device: &DeviceId) -> Option<(Key, bool)> {
+        let key = *self.by_device.get(device)?.back()?;
         Some((key, self.all.get(&key)?.proved))
     }
 

@@ -121,7 +121,8 @@ impl Coap {
             limits: setup.limits.clone(),
             access: Access::new(setup),
             planted,
-            prng: Prng::new(setup.seed),
+            // What peers see of it must not tell what the secrets are made of.
+            prng: Prng::apart(setup.seed),
             links: discovery::links(&setup.resources),
             resources: setup.resources.clone(),
             exchanges: Table::new(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer),

@@ -23,16 +23,37 @@ impl Coap {
     /// Puts an observer on the list, in the place of the one with its token. Nothing when there is no room: the request is then a
     /// plain one (RFC 7641, 4.1).
     pub(super) fn observe(&mut self, now: Instant, new: New) -> Option<u32> {
-        self.unobserve(now, new.address, new.token);
-        let own = self.observers.at(new.address).len();
+        if let Some(number) = self.observers.find(new.address, new.token) {
+            // It is the same one: what waits for it, and what it has not acknowledged, stays (RFC 7641, 4.1: "update").
+            if self.observers.renew(now, number, &new) {
+                return Some(self.observers.next_sequence(now));
+            }
+            self.end_observation(now, number);
+        }
+        self.make_room(now, &new);
         if self.observers.len() >= self.limits.coap_observers
-            || own >= self.limits.coap_observers_per_peer
+            || self.observers.at(new.address).len() >= self.limits.coap_observers_per_peer
             || self.exchanges.pin(now, new.address, self.prng.message_id()).is_err()
         {
             return None;
         }
         self.observers.insert(now, new);
         Some(self.observers.next_sequence(now))
+    }
+
+    /// Ends an observation that is probably nobody's any more where there is no room for another. Nothing but a notification would
+    /// find that out: observers of what never changes would stay for ever.
+    fn make_room(&mut self, now: Instant, new: &New) {
+        let crowd = if self.observers.at(new.address).len() >= self.limits.coap_observers_per_peer {
+            self.observers.at(new.address)
+        } else if self.observers.len() >= self.limits.coap_observers {
+            self.observers.numbers()
+        } else {
+            return;
+        };
+        if let Some(number) = self.observers.abandoned(now, crowd, new) {
+            self.dismiss(now, number, Code::SERVICE_UNAVAILABLE);
+        }
     }
 
     /// Takes an observer off the list.
@@ -105,6 +126,10 @@ impl Coap {
                 return;
             };
             let address = observer.address;
+            // A peer that uses the token anew would take this for its answer.
+            if self.exchanges.is_asked(address, observer.token) {
+                return self.observers.arm(number, Some(now.after(ACK_TIMEOUT)));
+            }
             let mut message_id = 0;
             // A stream's transport repeats, orders and slows down.
             if !matches!(address, Address::Stream(_)) {
@@ -140,6 +165,7 @@ impl Coap {
         let Some(message_id) = self.exchanges.own_message_id(address) else { return };
         let flight = Flight { message: Arc::clone(&message), sequence, message_id, repeats, wait, sent: now };
         observer.flight = Some(flight);
+        observer.flown = Some(now);
         self.exchanges.set_notifying(address, true);
         self.observers.arm(number, Some(now.after(wait)));
         self.send_notification(now, number, &message, sequence, Kind::Confirmable, message_id);
@@ -214,6 +240,7 @@ impl Coap {
                 observer.round_trip = Some(now.since(flight.sent));
             }
             observer.confirmed = Some(now);
+            observer.heard = now;
             observer.unconfirmed = 0;
             observer.not_before = now;
             observer.room = usize::MAX;
@@ -229,6 +256,10 @@ impl Coap {
         while let Some(number) = self.observers.due(now) {
             self.observers.arm(number, None);
             let Some(observer) = self.observers.get_mut(number) else { continue };
+            if observer.flight.is_some() && self.exchanges.is_asked(observer.address, observer.token) {
+                self.observers.arm(number, Some(now.after(ACK_TIMEOUT)));
+                continue;
+            }
             let Some(mut flight) = observer.flight.take() else {
                 self.pump(now, number);
                 continue;
@@ -265,7 +296,10 @@ impl Coap {
         if let Some(next) = self.exchanges.queued_at(address) {
             return self.respond(now, next);
         }
-        for number in self.observers.at(address) {
+        let mut waiting = self.observers.at(address);
+        // Whose last turn is longest ago comes first: one that always has something takes nobody's turn.
+        waiting.sort_by_key(|number| self.observers.get(*number).and_then(|observer| observer.flown));
+        for number in waiting {
             self.pump(now, number);
             if self.exchanges.is_busy(address) {
                 break;

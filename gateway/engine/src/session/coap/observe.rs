@@ -13,6 +13,9 @@ use tidegate_wire::coap::Token;
 /// Commands that wait for one observer; the ones beyond are counted as dropped.
 const COMMANDS_WAITING: usize = 32;
 
+/// An observer of which nothing has been heard for so long may be gone: what it is told wants an acknowledgement once an hour.
+const UNHEARD: Duration = Duration::from_secs(3_600);
+
 /// What an observation is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
@@ -65,6 +68,10 @@ pub(super) struct Observer {
     pub(super) flight: Option<Flight>,
     /// When the last acknowledgement came.
     pub(super) confirmed: Option<Instant>,
+    /// When it was asked for, or an acknowledgement came.
+    pub(super) heard: Instant,
+    /// When its last notification that wants an acknowledgement went for the first time.
+    pub(super) flown: Option<Instant>,
     /// From a notification to its acknowledgement, lately.
     pub(super) round_trip: Option<Duration>,
     /// Notifications since then that wanted none, and the message id of the last of them: it may be rejected, too.
@@ -204,6 +211,8 @@ impl Observers {
                 waiting: VecDeque::new(),
                 flight: None,
                 confirmed: None,
+                heard: now,
+                flown: None,
                 round_trip: None,
                 unconfirmed: 0,
                 unconfirmed_id: None,
@@ -212,6 +221,37 @@ impl Observers {
             },
         );
         number
+    }
+
+    /// Takes over what a peer asks for once more. False when it is another observation under the same token.
+    pub(super) fn renew(&mut self, now: Instant, number: Number, new: &New) -> bool {
+        let Some(observer) = self.all.get_mut(&number) else { return false };
+        if (&observer.target, &observer.device, observer.proved) != (&new.target, &new.device, new.proved) {
+            return false;
+        }
+        (observer.accept, observer.exponent, observer.resource) = (new.accept, new.exponent, new.resource);
+        observer.room = observer.room.max(new.room);
+        observer.confirmable = new.confirmable;
+        observer.heard = now;
+        true
+    }
+
+    /// Every observation.
+    pub(super) fn numbers(&self) -> Vec<Number> {
+        self.all.keys().copied().collect()
+    }
+
+    /// Of `crowd` the one that is most likely nobody's any more: the same device's of the same, for that has come back with another
+    /// address or token; else one that was not heard of for long, of those who have proved nothing first.
+    pub(super) fn abandoned(&self, now: Instant, crowd: Vec<Number>, new: &New) -> Option<Number> {
+        let all = crowd.into_iter().filter_map(|number| Some((number, self.all.get(&number)?)));
+        let rank = |observer: &Observer| {
+            let own = (&observer.target, &observer.device, observer.proved)
+                == (&new.target, &new.device, new.proved);
+            let gone = now.since(observer.heard) >= UNHEARD && (new.proved || !observer.proved);
+            (own || gone).then_some((!own, observer.proved, observer.heard))
+        };
+        all.filter_map(|(number, observer)| Some((rank(observer)?, number))).min().map(|(_, number)| number)
     }
 
     pub(super) fn get(&self, number: Number) -> Option<&Observer> {

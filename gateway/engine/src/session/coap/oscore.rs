@@ -78,6 +78,8 @@ struct Known {
     outer: u64,
     fingerprint: u64,
     exchange: Exchange,
+    /// It reads: what it asks for may be asked for anew under the same token.
+    reads: bool,
     observing: bool,
     /// The last answer, plain as a hash and protected: what is sent again is not protected anew.
     sent: Option<(u64, Bytes)>,
@@ -194,11 +196,13 @@ impl Oscore {
         }
     }
 
-    /// Another one in each life. It is a secret between the two ends: nobody else sees it.
+    /// Another one in each life, and for each context that is taken into use in it: what one that was taken away had accepted
+    /// must not be new again when it comes back. It is a secret between the two ends: nobody else sees it.
     fn challenge(&self, fingerprint: &[u8]) -> Challenge {
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.seed);
         hasher.write_u64(self.epoch);
+        hasher.write_u32(self.next);
         hasher.write(fingerprint);
         hasher.finish().to_be_bytes()
     }
@@ -245,6 +249,7 @@ impl Oscore {
             match secured.session.open_request(request, &mut buffer) {
                 Ok(Opened::Request { datagram, exchange }) => {
                     let datagram = Bytes::copy_from_slice(datagram);
+                    let code = Message::parse(&datagram).map_or(Code::EMPTY, |inner| inner.code());
                     let known = Known {
                         endpoint,
                         message_id: request.message_id(),
@@ -252,6 +257,7 @@ impl Oscore {
                         outer,
                         fingerprint: fingerprint(&datagram),
                         exchange,
+                        reads: matches!(code, Code::GET | Code::FETCH),
                         observing: false,
                         sent: None,
                         at: now,
@@ -265,8 +271,8 @@ impl Oscore {
                     let answer = secured.ask(endpoint, request, exchange);
                     return Incoming::Challenged { context: id, answer };
                 }
-                // With another context of the same id it may be right.
-                Err(Refusal::Decryption) => refusal = Refusal::Decryption,
+                // With another context of the same id it may be right, and new: they count on their own.
+                Err(told @ (Refusal::Decryption | Refusal::Replay)) => refusal = told,
                 Err(Refusal::UnknownContext) => {}
                 Err(other) => return Incoming::Refused(other),
             }
@@ -297,12 +303,7 @@ impl Oscore {
             return Some(plain.clone());
         }
         let secured = self.contexts.get_mut(&id)?;
-        let token = message.token();
-        let known = secured
-            .known
-            .iter_mut()
-            .rev()
-            .find(|known| known.endpoint == endpoint && known.token == token)?;
+        let known = answered_by(&mut secured.known, endpoint, &message)?;
         let fingerprint = hash(plain);
         if let Some((_, bytes)) = known.sent.as_ref().filter(|(sent, _)| *sent == fingerprint) {
             return Some(bytes.clone());
@@ -352,18 +353,20 @@ impl Secured {
         })
     }
 
-    /// Remembers a request, and forgets one whose token it takes over and the oldest beyond the bound. Gives the bytes that
-    /// are no longer kept.
+    /// Remembers a request, and forgets one whose token it takes over and the oldest beyond the bound, of those that are answered
+    /// if there are any. Gives the bytes that are no longer kept.
     fn remember(&mut self, new: Known) -> usize {
         let mut freed = 0;
         self.known.retain(|known| {
-            let stays = (known.endpoint, known.token) != (new.endpoint, new.token);
+            let stays = (known.endpoint, known.token) != (new.endpoint, new.token)
+                || known.observing && !new.reads
+                || !known.observing && known.message_id != new.message_id;
             freed += if stays { 0 } else { known.kept_bytes() };
             stays
         });
         for (observing, most) in [(false, EXCHANGES_MAX), (true, OBSERVATIONS_MAX)] {
             if self.known.iter().filter(|known| known.observing == observing).count() >= most
-                && let Some(oldest) = self.known.iter().position(|known| known.observing == observing)
+                && let Some(oldest) = self.oldest(observing)
                 && let Some(known) = self.known.remove(oldest)
             {
                 freed += known.kept_bytes();
@@ -371,6 +374,12 @@ impl Secured {
         }
         self.known.push_back(new);
         freed
+    }
+
+    fn oldest(&self, observing: bool) -> Option<usize> {
+        let such = |known: &Known| known.observing == observing;
+        let over = self.known.iter().position(|known| such(known) && known.sent.is_some());
+        over.or_else(|| self.known.iter().position(such))
     }
 
     /// Asks for proof that a request is new.
@@ -402,6 +411,25 @@ impl Secured {
             Err(_) => None,
         }
     }
+}
+
+/// The request that a message answers: it is bound to that one, and must be to no other. What rides on an ACK answers the one
+/// with its message id, a notification one that observes, and anything else the newest with its token.
+fn answered_by<'a>(
+    all: &'a mut VecDeque<Known>,
+    endpoint: Endpoint,
+    message: &Message<'_>,
+) -> Option<&'a mut Known> {
+    let rides = message.kind() == Kind::Acknowledgement;
+    let notifies = message.option(OptionNumber::OBSERVE).is_some();
+    let rank = |known: &Known| {
+        let its = (known.endpoint, known.token) == (endpoint, message.token())
+            && (!rides || known.message_id == message.message_id());
+        its.then_some(known.observing == notifies)
+    };
+    let ranked = all.iter().enumerate().filter_map(|(at, known)| Some((rank(known)?, at)));
+    let (_, at) = ranked.max()?;
+    all.get_mut(at)
 }
 
 fn hash(bytes: &[u8]) -> u64 {

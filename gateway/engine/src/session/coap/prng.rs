@@ -1,13 +1,19 @@
 //! The engine's own small source of numbers that differ between peers and runs: message ids, jitter.
 //! Seeded by the shell, so that the same inputs give the same outputs. Not for keys.
 
+use std::hash::{DefaultHasher, Hasher};
+
 /// SplitMix64. Peers see at most 16 bits of each output, which does not give its state away by any cheap means.
 #[derive(Clone, Debug)]
 pub(super) struct Prng(u64);
 
 impl Prng {
-    pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
+    /// From a seed that it does not give away, whatever is seen of its numbers.
+    pub(super) fn apart(seed: u64) -> Self {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(b"message ids and jitter");
+        hasher.write_u64(seed);
+        Self(hasher.finish())
     }
 
     fn next(&mut self) -> u64 {

@@ -5,6 +5,7 @@ use super::oscore::{ContextId, Incoming};
 use super::peer::{Address, Origin};
 use super::publish::fingerprint;
 use super::reply::Reply;
+use super::upload;
 use super::{Awaited, Coap, Receipt};
 use crate::event::{Endpoint, Notice, Output, Proof};
 use crate::mutant::Mutant;
@@ -34,6 +35,11 @@ impl Coap {
         let outside = |number| request.option(number).is_some();
         if outside(OptionNumber::PROXY_URI) || outside(OptionNumber::PROXY_SCHEME) {
             let reply = Reply::refusal(Code::PROXYING_NOT_SUPPORTED, "this is no proxy");
+            return self.refuse(now.instant, &origin, request, &reply);
+        }
+        // It was cut when it was read, so that nothing could be made of it.
+        if datagram.len() > self.limits.coap_message_bytes {
+            let reply = Reply { max_age: Some(0), ..upload::too_large(&self.limits) };
             return self.refuse(now.instant, &origin, request, &reply);
         }
         match self.oscore.open(now.instant, endpoint, request, datagram, fingerprint) {

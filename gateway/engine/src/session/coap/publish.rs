@@ -122,7 +122,7 @@ impl Coap {
             return Err(Reply::refusal(Code::FORBIDDEN, "this device may not publish here"));
         }
         if options.conditional {
-            check_condition(call, &topic)?;
+            self.check_condition(call, &topic)?;
         }
         if options.block2.is_some_and(|block| block.number != 0) {
             return Err(Reply::refusal(Code::BAD_OPTION, "Block2: there is no such block"));
@@ -149,7 +149,7 @@ impl Coap {
         let code = if deletes { Code::DELETED } else { Code::CHANGED };
         let reply = (deletes || block1.is_some()).then(|| Box::new(Reply { block1, ..Reply::of(code) }));
         let answers = match resource.kind() {
-            ResourceKind::Answer => answered_command(call, resource, &who),
+            ResourceKind::Answer => answered_command(call, resource, &who, &body),
             _ => None,
         };
         Ok(Some(Publish {
@@ -251,23 +251,44 @@ impl Coap {
     }
 }
 
-/// If-Match and If-None-Match, held against what is retained (RFC 7252, 5.10.8).
-fn check_condition(call: &Call<'_>, topic: &Topic) -> Result<(), Reply> {
-    let current = call.values.last(call.now.instant, topic).map(|value| content::etag(&value.message));
-    let mut wanted = call.message.options_of(OptionNumber::IF_MATCH).peekable();
-    let matches = wanted.peek().is_none()
-        || wanted.any(|tag| current.is_some_and(|current| tag.is_empty() || tag == current));
-    let none = call.message.option(OptionNumber::IF_NONE_MATCH).is_none() || current.is_none();
-    if matches && none {
-        return Ok(());
+impl Coap {
+    /// If-Match and If-None-Match, held against what is retained (RFC 7252, 5.10.8), or will be with what was taken just now.
+    fn check_condition(&self, call: &Call<'_>, topic: &Topic) -> Result<(), Reply> {
+        let on_its_way = self.requests.iter().rev().find_map(|request| match request {
+            Request::Publish { incoming, .. } if incoming.retain && incoming.topic == *topic => {
+                Some(!incoming.payload.is_empty())
+            }
+            _ => None,
+        });
+        // What is on its way has no tag yet: none that the device knows can be its.
+        let (there, tag) = match on_its_way {
+            Some(there) => (there, None),
+            None => {
+                let value = call.values.last(call.now.instant, topic);
+                (value.is_some(), value.map(|value| content::etag(&value.message)))
+            }
+        };
+        let mut wanted = call.message.options_of(OptionNumber::IF_MATCH).peekable();
+        let is_it = |known: &[u8]| if known.is_empty() { there } else { tag.is_some_and(|tag| tag == known) };
+        let matches = wanted.peek().is_none() || wanted.any(is_it);
+        let none = call.message.option(OptionNumber::IF_NONE_MATCH).is_none() || !there;
+        if matches && none {
+            return Ok(());
+        }
+        Err(Reply::refusal(Code::PRECONDITION_FAILED, "the topic's value is another one"))
     }
-    Err(Reply::refusal(Code::PRECONDITION_FAILED, "the topic's value is another one"))
 }
 
-/// The command that a request answers, by device and id.
-fn answered_command(call: &Call<'_>, resource: &Resource, who: &Who) -> Option<Box<str>> {
+/// The command that a request answers, by device and id, and what it answers: something else is another answer.
+fn answered_command(call: &Call<'_>, resource: &Resource, who: &Who, body: &[u8]) -> Option<Box<str>> {
     let [id] = resource.variable(call.path, "id")? else { return None };
-    Some(format!("{}/{}", who.device, core::str::from_utf8(id).ok()?).into())
+    let mut hasher = DefaultHasher::new();
+    for query in call.message.options_of(OptionNumber::URI_QUERY) {
+        hasher.write_usize(query.len());
+        hasher.write(query);
+    }
+    hasher.write(body);
+    Some(format!("{}/{}/{:x}", who.device, core::str::from_utf8(id).ok()?, hasher.finish()).into())
 }
 
 /// A repetition is equal byte for byte; what differs is another message, whatever its message id says.

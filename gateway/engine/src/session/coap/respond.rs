@@ -79,7 +79,9 @@ impl Coap {
             }
             State::Acknowledged => {
                 self.stats.acknowledged += 1;
-                if self.exchanges.is_busy(address) && !self.stopping {
+                if self.exchanges.is_overtaken(key) {
+                    self.exchanges.set(key, State::Answered, None);
+                } else if self.exchanges.is_busy(address) && !self.stopping {
                     self.exchanges.set(key, State::Queued, None);
                 } else {
                     self.respond(now, key);
@@ -92,6 +94,10 @@ impl Coap {
     /// Sends a separate response for the first time (RFC 7252, 5.2.2).
     pub(super) fn respond(&mut self, now: Instant, key: Key) {
         let Some((address, ..)) = self.exchanges.get(key) else { return };
+        if self.exchanges.is_overtaken(key) {
+            self.exchanges.set(key, State::Answered, None);
+            return self.send_next(now, address);
+        }
         let Some(message_id) = self.exchanges.own_message_id(address) else { return };
         let jitter = Duration::from_millis(self.prng.up_to(ACK_JITTER_MS).into());
         self.send_response(now, key, message_id, 0, ACK_TIMEOUT + jitter);
@@ -113,11 +119,13 @@ impl Coap {
         while let Some(key) = self.exchanges.due(now) {
             let Some((address, exchange, state)) = self.exchanges.get(key) else { break };
             match state {
-                State::Responding { message_id, repeats, wait } if repeats < MAX_RETRANSMIT => {
+                State::Responding { message_id, repeats, wait }
+                    if repeats < MAX_RETRANSMIT && !self.exchanges.is_overtaken(key) =>
+                {
                     self.send_response(now, key, message_id, repeats + 1, wait * 2);
                 }
                 State::Responding { .. } => {
-                    // The device is gone or deaf. Should its request come again, the answer rides on the ACK.
+                    // The device is gone or deaf, or has gone on. Should its request come again, the answer rides on the ACK.
                     self.exchanges.set(key, State::Answered, None);
                     self.send_next(now, address);
                 }
@@ -133,10 +141,18 @@ impl Coap {
 
     /// A command has come for a device that observes none: it rides on the answer to what the device has sent, if that waits.
     pub(super) fn command(&mut self, now: Instant, device: &DeviceId, message: &Arc<Value>) {
-        let Some((key, proved)) = self.listeners.first(device) else { return };
-        if !self.access.may_receive(device, proved, &message.topic) {
-            return;
-        }
+        // Whose request is over, as its stream or because its message id came anew, listens no more.
+        let key = loop {
+            let Some((key, proved)) = self.listeners.newest(device) else { return };
+            let waits = matches!(self.exchanges.get(key), Some((.., State::Pending | State::Acknowledged)));
+            if waits
+                && !self.exchanges.is_overtaken(key)
+                && self.access.may_receive(device, proved, &message.topic)
+            {
+                break key;
+            }
+            self.stop_listening(now, key);
+        };
         let content = command_content(message, device.as_str());
         let Some((address, exchange, _)) = self.exchanges.get(key) else { return };
         let block1 = exchange.reply.as_ref().and_then(|reply| reply.block1);
@@ -164,8 +180,10 @@ impl Coap {
     fn is_trusted(&self, now: Instant, address: Address) -> bool {
         match address {
             Address::Stream(_) | Address::Protected(..) => true,
+            // A handshake went to and fro, or a line has one other end only.
             Address::Datagram(endpoint) => {
-                endpoint.peer.ip().to_canonical().is_loopback()
+                endpoint.association != 0
+                    || endpoint.peer.ip().to_canonical().is_loopback()
                     || endpoint.peer.port() == 0
                     || self.echo.knows(now, address)
             }
@@ -186,7 +204,11 @@ impl Coap {
             _ if origin.is_stream() => (Kind::NonConfirmable, 0),
             Kind::Confirmable => (Kind::Acknowledgement, request.message_id()),
             _ if is_unwanted(request, reply.code()) => return,
-            _ => (Kind::NonConfirmable, self.prng.message_id()),
+            // Counted where the peer is remembered, so that none comes twice within its lifetime (RFC 7252, 4.4).
+            _ => {
+                let counted = self.exchanges.own_message_id(origin.address);
+                (Kind::NonConfirmable, counted.unwrap_or_else(|| self.prng.message_id()))
+            }
         };
         let bytes = reply.write(kind, message_id, request.token(), origin.room());
         if origin.multicast {

@@ -45,6 +45,8 @@ struct Upload {
     body: BytesMut,
     content_format: Option<u16>,
     exponent: u8,
+    /// Of its first block, where datagrams have one.
+    message_id: Option<u16>,
     expires: Instant,
 }
 
@@ -91,12 +93,20 @@ impl Uploads {
             return refuse(Code::BAD_REQUEST, "the payload is not of the size that Block1 says");
         }
         let key = Key::of(origin.address, request);
-        if block.number == 0 {
+        let message_id = (!origin.is_stream()).then(|| request.message_id());
+        // A late copy of the first block begins nothing anew (RFC 7252, 4.5).
+        let begun = self.kept.get(&key).is_some_and(|upload| {
+            block.more
+                && message_id.is_some()
+                && upload.message_id == message_id
+                && upload.body.get(..payload.len()) == Some(payload)
+        });
+        if block.number == 0 && !begun {
             self.forget(&key);
             if !block.more {
                 return Step::Whole(Bytes::copy_from_slice(payload), Some(block));
             }
-            if let Err(reply) = self.begin(now, &key, block, options, limits, wait) {
+            if let Err(reply) = self.begin(now, &key, (block, message_id), options, limits, wait) {
                 return Step::Reply(Reply { block1: Some(block), ..reply });
             }
         }
@@ -141,7 +151,7 @@ impl Uploads {
         &mut self,
         now: Instant,
         key: &Key,
-        block: Block,
+        (block, message_id): (Block, Option<u16>),
         options: &Options,
         limits: &Limits,
         wait: u32,
@@ -173,6 +183,7 @@ impl Uploads {
             body: BytesMut::new(),
             content_format: options.content_format,
             exponent: block.exponent,
+            message_id,
             expires,
         };
         self.kept.insert(key.clone(), upload);

@@ -4,6 +4,7 @@
 mod bodies;
 mod devices;
 mod exchanges;
+mod mistaken;
 mod observing;
 mod places;
 mod requests;
