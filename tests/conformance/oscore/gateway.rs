@@ -1,6 +1,8 @@
 //! The whole engine as the server: what it takes, what it says to what it does not take, and what it keeps over restarts.
 //! Devices are the firmware's, or a session of the crate where more than publishing is asked.
 
+mod attacks;
+
 use crate::{BUFFER, message, parameters, view};
 use bytes::Bytes;
 use std::collections::BTreeMap;

@@ -4,27 +4,29 @@
 mod association;
 mod by_dimpl;
 mod cookie;
+mod handshakes;
 mod hello;
 mod keys;
+mod peers;
 mod spared;
 mod table;
 
 pub use association::Identity;
 pub(crate) use by_dimpl::can_sign_with;
 pub use keys::PresharedKey;
-pub use table::DtlsStats;
+pub use peers::DtlsStats;
 
 use super::{BindError, socket};
 use crate::inbox::Inbox;
 use crate::logging::{Pass, Throttle};
 use crate::tls::Tls;
 use bytes::Bytes;
+use peers::{Bounds, Order, Peers};
 use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use table::{Bounds, Order, Table};
 use tidegate_engine::event::{DeviceSetup, Endpoint, Input, Via};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::session::certificates::Certificates;
@@ -42,8 +44,8 @@ const DATAGRAM_BYTES: usize = 65_535;
 #[derive(Debug)]
 pub struct Server {
     socket: UdpSocket,
-    table: Mutex<Table>,
-    /// Something was sent, and the timers may have changed.
+    peers: Peers,
+    /// Something was sent, and a timer is due earlier than before.
     changed: Notify,
 }
 
@@ -75,8 +77,8 @@ impl Server {
         })?;
         let now = Instant::now();
         let cookies = cookie::Cookies::new(now).ok_or(SetUpError::Random)?;
-        let table = Mutex::new(Table::new(cookies, with.maker()?, with.bounds()));
-        Ok(Self { socket, table, changed: Notify::new() })
+        let peers = Peers::new(cookies, with.maker()?, with.bounds());
+        Ok(Self { socket, peers, changed: Notify::new() })
     }
 
     /// Goes on with new keys, certificates and bounds.
@@ -85,13 +87,13 @@ impl Server {
     /// [`SetUpError`]; the old ones stay.
     pub fn reload(&self, with: &With<'_>) -> Result<(), SetUpError> {
         let maker = with.maker()?;
-        self.perform(|table, out| table.reload(Instant::now(), maker, with.bounds(), out), |_, _, _, _| {});
+        self.perform(|out| self.peers.reload(Instant::now(), maker, with.bounds(), out), |_, _, _, _| {});
         Ok(())
     }
 
     /// What is counted.
     pub fn stats(&self) -> DtlsStats {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner).stats()
+        self.peers.stats()
     }
 
     /// Its address.
@@ -104,11 +106,13 @@ impl Server {
 
     /// Sends to a peer now, or not at all. False when it was not sent.
     pub fn send(&self, peer: SocketAddr, association: u32, plain: &[u8]) -> bool {
-        let mut sent = false;
+        let mut sent = None;
         let now = Instant::now();
-        self.perform(|table, out| sent = table.send(now, peer, association, plain, out), |_, _, _, _| {});
-        self.changed.notify_one();
-        sent
+        self.perform(|out| sent = self.peers.send(now, peer, association, plain, out), |_, _, _, _| {});
+        if sent == Some(true) {
+            self.changed.notify_one();
+        }
+        sent.is_some()
     }
 
     /// Receives for ever, as socket `number`; dropping the future ends it.
@@ -116,7 +120,7 @@ impl Server {
         let mut buffer = vec![0; DATAGRAM_BYTES];
         let mut failures = Throttle::new();
         loop {
-            let due = self.table.lock().unwrap_or_else(PoisonError::into_inner).due();
+            let due = self.peers.due();
             let mut came = Vec::new();
             let mut keep = |peer, association, identity: &Identity, bytes| {
                 let endpoint = Endpoint { socket: number, peer, association };
@@ -127,7 +131,7 @@ impl Server {
                 received = self.socket.recv_from(&mut buffer) => match received {
                     Ok((count, peer)) => {
                         let datagram = buffer.get(..count).unwrap_or_default();
-                        self.perform(|table, out| table.datagram(Instant::now(), peer, datagram, out), &mut keep);
+                        self.perform(|out| self.peers.datagram(Instant::now(), peer, datagram, out), &mut keep);
                     }
                     Err(error) => {
                         if let Some(Pass { suppressed }) = failures.allow(Instant::now()) {
@@ -136,8 +140,8 @@ impl Server {
                         sleep(RECEIVE_AGAIN).await;
                     }
                 },
-                () = at(due) => self.perform(|table, out| table.tick(Instant::now(), out), &mut keep),
-                // Something was sent, which may have changed the timers.
+                () = at(due) => self.perform(|out| self.peers.tick(Instant::now(), out), &mut keep),
+                // Something was sent, and a timer is due earlier.
                 () = self.changed.notified() => {}
             }
             if inbox.send_all(came).await.is_err() {
@@ -148,11 +152,11 @@ impl Server {
 
     fn perform(
         &self,
-        act: impl FnOnce(&mut Table, &mut Vec<Order>),
+        act: impl FnOnce(&mut Vec<Order>),
         mut report: impl FnMut(SocketAddr, u32, &Identity, Bytes),
     ) {
         let mut orders = Vec::new();
-        act(&mut self.table.lock().unwrap_or_else(PoisonError::into_inner), &mut orders);
+        act(&mut orders);
         for order in orders {
             match order {
                 // What cannot be sent is lost, as on any bad link: handshakes and CoAP repeat what matters.

@@ -24,6 +24,11 @@ impl Spared {
         Self { most, places: HashMap::new() }
     }
 
+    /// Changes the bound; what is left above it is forgotten.
+    pub(super) fn resize(&mut self, most: u32) {
+        self.most = most;
+    }
+
     /// Takes one. False when there is none.
     pub(super) fn take(&mut self, now: Instant, address: IpAddr) -> bool {
         let Some(place) = Place::of(address) else { return true };

@@ -2,7 +2,7 @@
 
 use super::by_dimpl::Maker;
 use super::cookie::Cookies;
-use super::table::{Bounds, Order, Table};
+use super::peers::{Bounds, Order, Peers};
 use super::{Identity, PresharedKey};
 use dimpl::{Config, Dtls, Output, PskResolver};
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ fn address(number: u16) -> SocketAddr {
 
 /// A gateway with the devices a to e, whose key is `secret`.
 struct Gateway {
-    table: Table,
+    table: Peers,
     now: Instant,
     /// What was reported.
     came: Vec<(SocketAddr, Identity, Vec<u8>)>,
@@ -34,7 +34,7 @@ struct Gateway {
 impl Gateway {
     fn new(bounds: Bounds) -> Self {
         let now = Instant::now();
-        let table = Table::new(Cookies::new(now).unwrap(), Self::maker(&["a", "b", "c", "d", "e"]), bounds);
+        let table = Peers::new(Cookies::new(now).unwrap(), Self::maker(&["a", "b", "c", "d", "e"]), bounds);
         Self { table, now, came: Vec::new(), association: 0 }
     }
 
@@ -392,4 +392,87 @@ fn no_bytes_upset_the_table() {
         gateway.pass(Duration::from_millis(50), address(1));
     }
     assert!(gateway.table.stats().associations <= 3);
+}
+
+// ------------------------------------------------------------------------------------------------- reloads
+
+#[test]
+fn a_key_that_was_taken_away_during_the_handshake_opens_nothing() {
+    let mut gateway = Gateway::new(BOUNDS);
+    let mut device = Device::new(&gateway, "a", b"secret", address(1));
+    for _ in 0..2 {
+        let said = device.poll();
+        for datagram in said {
+            let answers = gateway.datagram(address(1), &datagram);
+            device.told(answers);
+        }
+    }
+    let other = Device::new(&gateway, "b", b"secret", address(2));
+    let mut orders = Vec::new();
+    gateway.table.reload(gateway.now, Gateway::maker(&["b"]), BOUNDS, &mut orders);
+    device.talk(&mut gateway);
+    let _ = device.dtls.send_application_data(b"open the gate");
+    device.talk(&mut gateway);
+    assert_eq!((gateway.came.len(), gateway.table.stats().established), (0, 0));
+    let mut other = other;
+    other.talk(&mut gateway);
+    assert!(other.connected);
+}
+
+#[test]
+fn a_reload_moves_every_bound() {
+    let mut gateway = Gateway::new(Bounds { handshakes: 50, handshakes_per_address: 50, ..BOUNDS });
+    let begin = |gateway: &mut Gateway, number| {
+        let mut device = Device::new(gateway, "a", b"secret", address(number));
+        let answer = gateway.datagram(address(number), &device.poll()[0]);
+        device.told(answer);
+        !gateway.datagram(address(number), &device.poll()[0]).is_empty()
+    };
+    for number in 1..=10 {
+        connected(&mut gateway, "a", number);
+    }
+    let bounds = Bounds { handshakes: 50, handshakes_per_address: 2, associations: 1, ..BOUNDS };
+    let mut orders = Vec::new();
+    gateway.table.reload(gateway.now, Gateway::maker(&["a"]), bounds, &mut orders);
+    assert_eq!(gateway.table.stats().associations, 1);
+    assert_eq!([21, 22, 23].map(|number| begin(&mut gateway, number)), [true, true, false]);
+}
+
+#[test]
+fn sending_moves_no_timer_that_is_armed_already() {
+    let mut gateway = Gateway::new(BOUNDS);
+    let mut device = connected(&mut gateway, "a", 1);
+    device.says(&mut gateway, b"observe");
+    let mut orders = Vec::new();
+    for _ in 0..10 {
+        let sent = gateway.table.send(gateway.now, address(1), gateway.association, b"value", &mut orders);
+        assert_eq!(sent, Some(false), "who receives need not wake up for it");
+    }
+    assert_eq!(gateway.table.send(gateway.now, address(1), 99, b"value", &mut orders), None);
+}
+
+#[test]
+fn a_live_association_survives_every_damaged_datagram() {
+    let mut gateway = Gateway::new(BOUNDS);
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut device = connected(&mut gateway, "a", 1);
+    let mut seen = vec![Device::new(&gateway, "b", b"secret", address(2)).poll().remove(0)];
+    for round in 0..200 {
+        device.dtls.send_application_data(b"x").unwrap();
+        seen.extend(device.poll());
+        for _ in 0..50 {
+            let mut datagram = seen[rng.usize(..seen.len())].clone();
+            let other = seen[rng.usize(..seen.len())].clone();
+            datagram.extend(other.iter().take(rng.usize(0..40)));
+            for _ in 0..rng.usize(1..4) {
+                let at = rng.usize(..datagram.len());
+                datagram[at] = rng.u8(..);
+            }
+            datagram.truncate(rng.usize(1..=datagram.len()));
+            gateway.datagram(address(1), &datagram);
+        }
+        gateway.came.clear();
+        device.says(&mut gateway, b"still here");
+        assert_eq!(gateway.came.len(), 1, "round {round}");
+    }
 }

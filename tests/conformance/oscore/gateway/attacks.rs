@@ -1,0 +1,111 @@
+//! What somebody on the way can do with what he has recorded, and what devices with poor memories bring about.
+
+use super::{BUFFER, Client, Gateway, TOPIC, at, context, parameters, publish, setup, view};
+use std::sync::Arc;
+use tidegate_engine::event::{DeviceSetup, Input, Output};
+use tidegate_engine::id::DeviceId;
+use tidegate_oscore::{Context, Parameters, Replay, Sequence, Session};
+use tidegate_wire::coap::{Code, OptionNumber};
+
+fn reload(gateway: &mut Gateway, change: impl FnOnce(&mut tidegate_engine::event::Setup)) {
+    let mut changed = setup(1);
+    change(&mut changed);
+    gateway.engine.handle(at(gateway.now), Input::Reload(Box::new(changed)));
+    gateway.run();
+}
+
+#[test]
+fn a_context_that_was_taken_away_and_given_back_takes_nothing_that_it_has_taken_before() {
+    let (mut client, mut gateway) = (Client::new(), Gateway::new());
+    let (sealed, exchange) = client.request(Code::POST, 1, &TOPIC, b"open");
+    let answers = gateway.datagram(5_000, &sealed);
+    let challenge = client.open(&exchange, None, &answers[0]);
+    client.echo = view(&challenge).option(OptionNumber::ECHO).map(<[u8]>::to_vec);
+    let (recorded, _) = client.request(Code::POST, 1, &TOPIC, b"open");
+    gateway.datagram(5_000, &recorded);
+    assert_eq!(gateway.payloads(), [b"open"]);
+    // The device is taken out for a while, or called something else.
+    reload(&mut gateway, |setup| setup.devices.clear());
+    reload(&mut gateway, |_| {});
+    gateway.datagram(6_000, &recorded);
+    reload(&mut gateway, |setup| setup.devices[0].id = DeviceId::new("boiler-9").unwrap());
+    gateway.datagram(6_000, &recorded);
+    assert_eq!(gateway.payloads(), [b"open"], "it was recorded on the way");
+}
+
+#[test]
+fn what_answers_a_request_is_bound_to_no_other_one_with_its_token() {
+    let (mut client, mut gateway) = (Client::new(), Gateway::new());
+    client.ask(&mut gateway, Code::POST, 9, &TOPIC, b"0", None);
+    let (first, first_exchange) = client.request(Code::POST, 9, &TOPIC, b"1");
+    let (second, second_exchange) = client.request(Code::POST, 9, &TOPIC, b"2");
+    let mut batches = Vec::new();
+    let mut answers = Vec::new();
+    for (datagram, commits) in [(Some(first), 0), (Some(second), 0), (None, 1)] {
+        if let Some(bytes) = datagram {
+            let via = tidegate_engine::event::Via::Open;
+            let input = Input::Datagram { endpoint: super::endpoint(5_000), via, bytes: bytes.into() };
+            gateway.engine.handle(at(gateway.now), input);
+        }
+        for batch in batches.drain(..commits) {
+            gateway.engine.handle(at(gateway.now), Input::Committed { batch });
+        }
+        while let Some(output) = gateway.engine.poll_output() {
+            match output {
+                Output::Commit(batch) => batches.push(batch.id),
+                Output::SendTo { bytes, .. } => answers.push(bytes),
+                _ => {}
+            }
+        }
+    }
+    let [answer] = &answers[..] else { panic!("the first is safe, the second is not: {answers:?}") };
+    let mut buffer = [0; BUFFER];
+    let session = &client.session;
+    assert!(session.open_response(&first_exchange, None, &view(answer), &mut buffer).is_ok());
+    // Its message id stands outside, where anybody can write another.
+    assert!(session.open_response(&second_exchange, None, &view(answer), &mut buffer).is_err());
+}
+
+#[test]
+fn devices_that_share_an_id_do_not_use_up_each_others_numbers() {
+    let mut gateway = Gateway::new();
+    let of = |own: &[u8], other: &[u8]| {
+        let (secret, salt) = parameters();
+        let parameters = Parameters {
+            master_secret: &secret,
+            master_salt: &salt,
+            id_context: Some(b"other"),
+            sender_id: own,
+            recipient_id: other,
+        };
+        Context::derive(&parameters).unwrap()
+    };
+    reload(&mut gateway, |setup| {
+        let other = DeviceSetup {
+            id: DeviceId::new("aaa").unwrap(),
+            oscore: Some(Arc::new(of(&[1], &[0x5A]))),
+            ..setup.devices[0].clone()
+        };
+        setup.devices.insert(0, other);
+    });
+    let mut other = Client::new();
+    other.session = Session::new(of(&[0x5A], &[1]), Sequence::reserved(0, 100), Replay::fresh());
+    for _ in 0..5 {
+        other.ask(&mut gateway, Code::POST, 1, &TOPIC, b"x", None);
+    }
+    let mut client = Client::new();
+    let (answer, _) = client.ask(&mut gateway, Code::POST, 1, &TOPIC, b"mine", None);
+    assert_eq!(view(&answer).code(), Code::CHANGED);
+}
+
+#[test]
+fn what_is_too_long_to_be_read_is_told_so_and_not_that_it_is_forged() {
+    let (mut device, mut gateway) = (super::device(), Gateway::new());
+    publish(&mut device, &mut gateway, b"1");
+    let mut client = Client::new();
+    client.session = Session::new(context(&[0x5A], &[1]), Sequence::reserved(50, 100), Replay::fresh());
+    let (mut sealed, _) = client.request(Code::POST, 1, &TOPIC, &[7; 1_500]);
+    sealed.truncate(1_281);
+    let answers = gateway.datagram(5_000, &sealed);
+    assert_eq!(view(&answers[0]).code(), Code::REQUEST_ENTITY_TOO_LARGE);
+}
