@@ -67,11 +67,11 @@ pub struct ProtocolStats {
     /// Counters: what clients were refused or sent away for, by the name of MQTT 5.0's reason code; older versions count under the
     /// code for which they have no word (MQTT only).
     pub refusals: Vec<(&'static str, u64)>,
-    /// Counter: clients that could not prove who they are, or asked for a name that is not theirs or nobody's (MQTT only).
+    /// Counter: clients that could not prove who they are, or asked for a name that is not theirs or nobody's.
     pub sign_ins_refused: u64,
-    /// Counter: messages and wills that their device may not publish (MQTT only).
+    /// Counter: messages and wills that their device may not publish.
     pub publishes_denied: u64,
-    /// Counter: subscriptions that their device may not have (MQTT only).
+    /// Counter: subscriptions, observations and reads that their device may not have.
     pub subscriptions_denied: u64,
 }
 

@@ -27,6 +27,9 @@ pub use tokio_serial::{Parity, StopBits};
 /// A port that is not there is looked for so often: an adapter is plugged in by hand.
 const OPEN_AGAIN: Duration = Duration::from_secs(1);
 
+/// A port that was open for so long works; one that is lost before may be lost again and again.
+const SETTLED: Duration = Duration::from_secs(30);
+
 /// Messages that wait for one port. A line of 9,600 baud takes a second for 1 KiB: what waits longer than CoAP's patience is
 /// better dropped here and repeated by whoever needs it.
 const WAITING: usize = 8;
@@ -122,11 +125,15 @@ pub fn outbox() -> (Outbox, Inlet) {
 pub async fn serve(line: Line, mut inlet: Inlet, number: u16, longest: usize, inbox: Inbox) {
     let report = Report { number, inbox };
     let mut missing = None;
+    let mut trouble = Trouble::default();
     loop {
         match open(&line) {
             Ok(stream) => {
-                tracing::info!(port = %line.port.display(), device = %line.device, "a serial line is open");
+                if trouble.is_news() {
+                    tracing::info!(port = %line.port.display(), device = %line.device, "a serial line is open");
+                }
                 missing = None;
+                let began = Instant::now();
                 inlet.counts.open.store(true, Ordering::Relaxed);
                 let ended = talk(&line, stream, &mut inlet, longest, &report).await;
                 inlet.counts.open.store(false, Ordering::Relaxed);
@@ -134,9 +141,10 @@ pub async fn serve(line: Line, mut inlet: Inlet, number: u16, longest: usize, in
                 while inlet.messages.try_recv().is_ok() {}
                 match ended {
                     End::Unheard => return,
-                    End::Lost(reason) => {
+                    End::Lost(reason) if trouble.lost(began.elapsed(), &reason) => {
                         tracing::warn!(port = %line.port.display(), device = %line.device, "a serial line is lost: {reason}");
                     }
+                    End::Lost(_) => {}
                 }
             }
             Err(reason) => {
@@ -152,6 +160,26 @@ pub async fn serve(line: Line, mut inlet: Inlet, number: u16, longest: usize, in
             }
         }
         sleep(OPEN_AGAIN).await;
+    }
+}
+
+/// What was said of a port that is lost as soon as it is open: a gadget without a host, a terminal that hung up. Once is enough.
+#[derive(Debug, Default)]
+struct Trouble {
+    reason: Option<String>,
+}
+
+impl Trouble {
+    /// Whether it is worth a word that the port is open.
+    fn is_news(&self) -> bool {
+        self.reason.is_none()
+    }
+
+    /// The port was lost after it was open for so long. Whether that is worth a word.
+    fn lost(&mut self, open: Duration, reason: &str) -> bool {
+        let again = open < SETTLED && self.reason.as_deref() == Some(reason);
+        self.reason = (open < SETTLED).then(|| reason.to_owned());
+        !again
     }
 }
 
@@ -234,6 +262,7 @@ async fn read(
         while let Some(found) = deframer.next(&mut bytes) {
             let came = match found {
                 Ok(Found::Came(came)) => came,
+                Ok(Found::Words(text)) if text.is_empty() => continue,
                 Ok(Found::Words(text)) => {
                     if let Some(Pass { suppressed }) = words.allow(Instant::now()) {
                         tracing::info!(device = %line.device, suppressed, "the device says {:?}", text);
@@ -275,4 +304,23 @@ async fn write(
         };
     }
     End::Unheard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SETTLED, Trouble};
+    use std::time::Duration;
+
+    #[test]
+    fn a_port_that_is_lost_as_soon_as_it_is_open_is_told_of_once() {
+        let mut trouble = Trouble::default();
+        let soon = Duration::from_millis(5);
+        assert!(trouble.is_news() && trouble.lost(soon, "closed"));
+        for _ in 0..1_000 {
+            assert!(!trouble.is_news() && !trouble.lost(soon, "closed"));
+        }
+        assert!(trouble.lost(soon, "input/output error"), "something else");
+        assert!(trouble.lost(SETTLED, "input/output error") && trouble.is_news(), "it worked for a while");
+        assert!(trouble.lost(SETTLED, "closed") && trouble.is_news() && trouble.lost(SETTLED, "closed"));
+    }
 }

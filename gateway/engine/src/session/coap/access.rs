@@ -64,17 +64,26 @@ impl Access {
         }
     }
 
-    /// As whom a request is served: the identity that is proved, else the one that its path says, else the one that its
-    /// topic says, else the address. `None` when the path says a device that has credentials, and none were shown.
-    pub(super) fn who(&self, origin: &Origin, path: Option<DeviceId>, topic: Option<&Topic>) -> Option<Who> {
-        if let Some(device) = &origin.device {
-            return Some(Who { device: device.clone(), acl: Some(self.rights(device)) });
+    /// As whom a request is served whose path names a device: the identity that is proved, else that one. `None` when it has
+    /// credentials, and none were shown.
+    pub(super) fn who_as(&self, origin: &Origin, named: &DeviceId) -> Option<Who> {
+        match &origin.device {
+            Some(device) => Some(self.proved(device)),
+            None => self.unproven(named.clone()),
         }
-        if let Some(device) = path {
-            return self.unproven(device);
+    }
+
+    /// As whom any other is served: the identity that is proved, else the one that its topic says, else the address.
+    pub(super) fn who(&self, origin: &Origin, topic: Option<&Topic>) -> Who {
+        if let Some(device) = &origin.device {
+            return self.proved(device);
         }
         let named = topic.and_then(sensor).and_then(|device| self.unproven(device));
-        Some(named.unwrap_or_else(|| Who { device: DeviceId::from(origin.peer.ip()), acl: None }))
+        named.unwrap_or_else(|| Who { device: DeviceId::from(origin.peer.ip()), acl: None })
+    }
+
+    fn proved(&self, device: &DeviceId) -> Who {
+        Who { device: device.clone(), acl: Some(self.rights(device)) }
     }
 
     fn unproven(&self, device: DeviceId) -> Option<Who> {

@@ -30,7 +30,8 @@ mod tests;
 mod upload;
 
 use super::{LastValues, Request};
-use crate::event::{Endpoint, Notice, Output, RecordKey, Setup, Via};
+use crate::event::{Action, Endpoint, Notice, Output, RecordKey, Setup, Via};
+use crate::id::DeviceId;
 use crate::limits::Limits;
 #[cfg(feature = "mutants")]
 use crate::mutant::Mutant;
@@ -38,6 +39,7 @@ use crate::mutant::Planted;
 use crate::resource::Resource;
 use crate::stats::ProtocolStats;
 use crate::time::{Duration, Instant, Now};
+use crate::topic::Topic;
 use access::Access;
 use bytes::Bytes;
 use content::Snapshots;
@@ -49,9 +51,10 @@ use observe::Observers;
 use oscore::{ContextId, Oscore};
 use peer::{Address, Origin};
 use prng::Prng;
+use reply::Reply;
 use std::collections::{BTreeMap, VecDeque};
 use stream::Streams;
-use tidegate_wire::coap::{Fault, Header, Kind, Message, OptionNumber, ParseError};
+use tidegate_wire::coap::{Code, Fault, Header, Kind, Message, OptionNumber, ParseError};
 use upload::Uploads;
 
 /// The wait before a CON goes again, times 1 to 1.5, doubled each time (RFC 7252, 4.8: ACK_TIMEOUT).
@@ -337,8 +340,31 @@ impl Coap {
         }
     }
 
-    fn notice(&mut self, origin: &Origin, reason: &str) {
-        let notice = Notice::Refused { peer: origin.peer, reason: reason.to_owned() };
+    /// Somebody came without the credentials that are needed there, perhaps in the name of a device that has some.
+    fn unproved(&mut self, origin: &Origin, name: Option<&DeviceId>, reason: &'static str) -> Reply {
+        self.stats.sign_ins_refused += 1;
+        let name = name.map_or_else(String::new, |name| name.as_str().to_owned());
+        let notice = Notice::SignInRefused { peer: origin.peer, name, reason };
         self.requests.push_back(Request::Output(Output::Notice(notice)));
+        Reply::refusal(Code::UNAUTHORIZED, "credentials are needed")
+    }
+
+    /// A device wanted what it may not have.
+    fn denied(&mut self, device: &DeviceId, action: Action, topic: &Topic) -> Reply {
+        let count = match action {
+            Action::Subscribe => &mut self.stats.subscriptions_denied,
+            Action::Publish | Action::Will => &mut self.stats.publishes_denied,
+        };
+        *count += 1;
+        // A topic has no control characters, and a bound.
+        let notice = Notice::Denied { device: device.clone(), action, topic: topic.as_str().to_owned() };
+        self.requests.push_back(Request::Output(Output::Notice(notice)));
+        Reply::refusal(
+            Code::FORBIDDEN,
+            match action {
+                Action::Subscribe => "this device may not read here",
+                Action::Publish | Action::Will => "this device may not publish here",
+            },
+        )
     }
 }

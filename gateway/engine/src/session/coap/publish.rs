@@ -7,6 +7,7 @@ use super::reply::Reply;
 use super::request::{self, Options, Queries};
 use super::upload::{self, Step};
 use super::{Awaited, Coap, Receipt, content};
+use crate::event::Action;
 use crate::id::DeviceId;
 use crate::message::{Qos, Source};
 use crate::mutant::Mutant;
@@ -82,10 +83,6 @@ impl Coap {
             Ok(Some(publish)) => self.take(call, resource, publish, fingerprint),
             Ok(None) => {}
             Err(reply) => {
-                if reply.code() == Code::FORBIDDEN {
-                    self.stats.publishes_denied += 1;
-                    self.notice(origin, "a CoAP publish to a topic that this device may not publish under");
-                }
                 self.refuse(now.instant, origin, message, &reply);
             }
         }
@@ -106,20 +103,16 @@ impl Coap {
         }
         let queries = request::queries(message)?;
         let named = call.device_in_path(resource)?;
-        let stranger = || Reply::refusal(Code::UNAUTHORIZED, "credentials are needed");
-        let who = if resource.names_device() || named.is_some() {
-            Some(self.access.who(origin, named, None).ok_or_else(stranger)?)
-        } else {
-            None
+        let who = match named {
+            Some(named) => Some(self.who(origin, named)?),
+            None if resource.names_device() => Some(self.access.who(origin, None)),
+            None => None,
         };
         let device = who.as_ref().map_or("", |who| who.device.as_str());
-        let topic = request::topic(resource, call.path, device, limits)?;
-        let who = match who {
-            Some(who) => who,
-            None => self.access.who(origin, None, Some(&topic)).ok_or_else(stranger)?,
-        };
+        let topic = request::topic(resource, call.path, device, &self.limits)?;
+        let who = who.unwrap_or_else(|| self.access.who(origin, Some(&topic)));
         if !who.may_publish(&topic) {
-            return Err(Reply::refusal(Code::FORBIDDEN, "this device may not publish here"));
+            return Err(self.denied(&who.device, Action::Publish, &topic));
         }
         if options.conditional {
             self.check_condition(call, &topic)?;

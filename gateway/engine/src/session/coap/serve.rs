@@ -1,5 +1,6 @@
 //! A request finds its resource: what may come at all, which method does what there, and what is read (RFC 7252, 5.8).
 
+use super::access::Who;
 use super::content::{self, Content, EXPONENT_MAX};
 use super::observe::{New, Target};
 use super::peer::Address;
@@ -8,6 +9,8 @@ use super::publish::Call;
 use super::reply::Reply;
 use super::request::{self, Options};
 use super::{Coap, DELAYED_MAX, discovery};
+use crate::event::Action;
+use crate::id::DeviceId;
 use crate::message::Qos;
 use crate::resource::{Kind as ResourceKind, Resource};
 use crate::session::LastValues;
@@ -20,6 +23,10 @@ const LEISURE_MS: u32 = 5_000;
 
 /// After which time a device that asked for the time may ask again, while the gateway does not know it, in seconds.
 const CLOCK_SECONDS: u32 = 60;
+
+/// Why somebody without credentials is refused, for the operator.
+const NOT_ADMITTED: &str = "CoAP without credentials: access.anonymous does not allow this address";
+pub(super) const NOT_PROVED: &str = "CoAP without credentials, in the name of a device that has some";
 
 /// The value of Observe that takes a peer off the list (RFC 7641, 2).
 const DEREGISTER: u32 = 1;
@@ -34,10 +41,11 @@ impl Coap {
         values: &dyn LastValues,
     ) {
         if !self.access.admits(origin) {
-            if !origin.multicast {
-                self.notice(origin, "CoAP without credentials: access.anonymous does not allow this address");
+            if origin.multicast {
+                self.stats.refused += 1;
+                return;
             }
-            let reply = Reply::refusal(Code::UNAUTHORIZED, "credentials are needed");
+            let reply = self.unproved(origin, None, NOT_ADMITTED);
             return self.refuse(now.instant, origin, message, &reply);
         }
         let options = match request::options(message) {
@@ -97,9 +105,8 @@ impl Coap {
     fn read_topic(&mut self, call: &Call<'_>, resource: &Resource) -> Result<Reply, Reply> {
         let &Call { now, origin, .. } = call;
         let named = call.device_in_path(resource)?;
-        let stranger = || Reply::refusal(Code::UNAUTHORIZED, "credentials are needed");
         let who = match named {
-            Some(_) => Some(self.access.who(origin, named, None).ok_or_else(stranger)?),
+            Some(named) => Some(self.who(origin, named)?),
             None => None,
         };
         let device = match &who {
@@ -109,11 +116,10 @@ impl Coap {
         let topic = request::topic(resource, call.path, &device, &self.limits)?;
         let who = match who {
             Some(who) => who,
-            None => self.access.who(origin, None, Some(&topic)).ok_or_else(stranger)?,
+            None => self.access.who(origin, Some(&topic)),
         };
         if !who.may_receive(&topic) {
-            self.stats.subscriptions_denied += 1;
-            return Err(Reply::refusal(Code::FORBIDDEN, "this device may not read here"));
+            return Err(self.denied(&who.device, Action::Subscribe, &topic));
         }
         let value = call.values.last(now.instant, &topic);
         let content = value.map(|value| Content::of(&value.message, value.seconds_left));
@@ -125,8 +131,10 @@ impl Coap {
     fn read_command(&mut self, call: &Call<'_>, resource: &Resource) -> Result<Reply, Reply> {
         let &Call { now, origin, .. } = call;
         let named = call.device_in_path(resource)?;
-        let who = self.access.who(origin, named, None);
-        let who = who.ok_or_else(|| Reply::refusal(Code::UNAUTHORIZED, "credentials are needed"))?;
+        let who = match named {
+            Some(named) => self.who(origin, named)?,
+            None => self.access.who(origin, None),
+        };
         let value = Target::commands(&who.device).and_then(|filter| call.values.first(now.instant, &filter));
         let value = value.filter(|value| who.may_receive(&value.message.topic));
         let content = value.map(|value| super::notify::command_content(&value.message, who.device.as_str()));
@@ -134,8 +142,16 @@ impl Coap {
         self.give(call, content, new)
     }
 
+    /// As whom a request is served whose path names a device.
+    pub(super) fn who(&mut self, origin: &Origin, named: DeviceId) -> Result<Who, Reply> {
+        match self.access.who_as(origin, &named) {
+            Some(who) => Ok(who),
+            None => Err(self.unproved(origin, Some(&named), NOT_PROVED)),
+        }
+    }
+
     /// What an observation by this request would be, of nothing yet.
-    fn observation(&self, call: &Call<'_>, who: &super::access::Who) -> New {
+    fn observation(&self, call: &Call<'_>, who: &Who) -> New {
         let queries = request::queries(call.message).unwrap_or_default();
         New {
             address: call.origin.address,

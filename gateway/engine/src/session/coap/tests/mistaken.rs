@@ -3,11 +3,12 @@
 
 use super::observing::{PATH, get, payload, value};
 use super::{Answer, Bench, TOPIC, con, endpoint, non, setup, write};
-use crate::event::{Anonymous, Via};
+use crate::event::{Anonymous, DeviceSetup, Notice, Via};
 use crate::id::{ConnId, DeviceId};
 use crate::limits::Limits;
 use crate::message::Qos;
 use crate::time::Duration;
+use crate::topic::Filter;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tidegate_wire::coap::{Block, Code, Kind, Message, OptionNumber as Number};
@@ -291,4 +292,41 @@ fn the_message_ids_of_a_life_do_not_tell_the_secret_of_its_proofs() {
     seeded = (seeded ^ (seeded >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     let [high, low, ..] = (seeded ^ (seeded >> 31)).to_be_bytes();
     assert_ne!(own.message_id(), u16::from_be_bytes([high, low]), "the seed itself is the generator's state");
+}
+
+// ---------------------------------------------------------------------------------------- what is told of it
+
+#[test]
+fn who_uses_the_name_of_a_device_with_credentials_or_exceeds_its_rights_is_told_of_with_names() {
+    let mut bench = Bench::new();
+    let device = DeviceSetup {
+        id: DeviceId::new("a").unwrap(),
+        publish: vec![Filter::new("sensors/a/#").unwrap()],
+        subscribe: vec![Filter::new("commands/a/#").unwrap()],
+        secret: None,
+        certificate: Some([1; 32]),
+        oscore: None,
+        psk: false,
+    };
+    let setup = setup(Anonymous::Loopback, Limits::default());
+    bench.coap.reload(&crate::event::Setup { devices: vec![device], ..setup });
+    let post = |path: &[&[u8]]| write(Kind::Confirmable, Code::POST, 1, path, &[], b"x");
+    for request in [post(&[b"telemetry", b"t", b"a"]), get(2, &[b"command", b"t", b"a"], &[])] {
+        assert_eq!(bench.ask(&request)[0].code, Code::UNAUTHORIZED);
+        let notice = bench.notices.pop();
+        assert!(matches!(notice, Some(Notice::SignInRefused { name, .. }) if name == "a"));
+    }
+    for request in [post(&[b"t", b"sensors", b"b", b"x"]), get(3, &[b"t", b"news"], &[])] {
+        let via = Via::Bound { device: DeviceId::new("a").ok() };
+        bench.coap.datagram(bench.now, bench.device, via, request.into(), &bench.values);
+        bench.gather();
+        let notice = bench.notices.pop();
+        assert!(
+            matches!(&notice, Some(Notice::Denied { device, topic, .. })
+            if device.as_str() == "a" && ["sensors/b/x", "news"].contains(&&topic[..])),
+            "{notice:?}"
+        );
+    }
+    let stats = bench.coap.stats();
+    assert_eq!((stats.sign_ins_refused, stats.publishes_denied, stats.subscriptions_denied), (2, 1, 1));
 }
