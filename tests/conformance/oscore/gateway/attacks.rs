@@ -109,3 +109,48 @@ fn what_is_too_long_to_be_read_is_told_so_and_not_that_it_is_forged() {
     let answers = gateway.datagram(5_000, &sealed);
     assert_eq!(view(&answers[0]).code(), Code::REQUEST_ENTITY_TOO_LARGE);
 }
+
+#[test]
+fn answers_that_were_kept_for_others_once_take_nobodys_room_for_ever() {
+    const DEVICES: u16 = 300;
+    let mut gateway = Gateway::new();
+    let of = |number: u16, own: &[u8], other: &[u8]| {
+        let (secret, salt) = parameters();
+        let id_context = number.to_be_bytes();
+        let parameters = Parameters {
+            master_secret: &secret,
+            master_salt: &salt,
+            id_context: Some(&id_context),
+            sender_id: own,
+            recipient_id: other,
+        };
+        Context::derive(&parameters).unwrap()
+    };
+    let id = |number: u16| [&[0x60][..], &number.to_be_bytes()].concat();
+    reload(&mut gateway, |setup| {
+        let first = setup.devices[0].clone();
+        setup.devices.extend((0..DEVICES).map(|number| DeviceSetup {
+            id: DeviceId::new(&format!("d{number}")).unwrap(),
+            oscore: Some(Arc::new(of(number, &[1], &id(number)))),
+            ..first.clone()
+        }));
+    });
+    let mut retained = TOPIC.to_vec();
+    retained.push((15, b"retain=1"));
+    Client::new().ask(&mut gateway, Code::POST, 1, &retained, &[7; 1_000], None);
+    for number in 0..DEVICES {
+        let mut client = Client::new();
+        client.session =
+            Session::new(of(number, &id(number), &[1]), Sequence::reserved(0, 100), Replay::fresh());
+        for token in 0..20 {
+            client.ask(&mut gateway, Code::GET, token, &TOPIC, b"", None);
+        }
+    }
+    gateway.now += 300_000_000;
+    let mut client = Client::new();
+    client.session = Session::new(context(&[0x5A], &[1]), Sequence::reserved(50, 100), Replay::fresh());
+    let (sealed, _) = client.request(Code::GET, 1, &TOPIC, b"");
+    let first = gateway.datagram(5_001, &sealed);
+    assert_eq!(first.len(), 1);
+    assert_eq!(gateway.datagram(5_001, &sealed), first, "its ACK was lost");
+}

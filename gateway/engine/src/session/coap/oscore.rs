@@ -7,7 +7,7 @@
 use super::exchange::EXCHANGE_LIFETIME;
 use crate::event::{DeviceSetup, Endpoint, Op, RecordKey, RecordKind, Setup};
 use crate::id::DeviceId;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
@@ -35,8 +35,11 @@ const PLACES_MAX: usize = 4;
 /// Contexts with the same id, told apart by ID Contexts, that a request without one is tried with.
 const CANDIDATES_MAX: usize = 8;
 
-/// All answers that are kept for repetitions, in bytes; what does not fit is protected anew.
+/// All answers that are kept for repetitions, in bytes; what does not fit is protected anew, where the request is remembered.
 const KEPT_BYTES_MAX: usize = 4 << 20;
+
+/// When these are full, those whose requests cannot come again are forgotten, so often at the most: it looks at all.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
 /// A context, as long as the engine runs: never used for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -124,6 +127,9 @@ pub(super) struct Oscore {
     reserved: BTreeMap<[u8; 16], u64>,
     next: u32,
     kept_bytes: usize,
+    /// When the last request came, and when it was looked last for what need not be kept.
+    now: Instant,
+    swept: Instant,
 }
 
 impl Oscore {
@@ -144,6 +150,8 @@ impl Oscore {
             reserved: reserved.collect(),
             next: 0,
             kept_bytes: 0,
+            now: Instant::default(),
+            swept: Instant::default(),
         };
         oscore.configure(&setup.devices);
         oscore
@@ -235,6 +243,7 @@ impl Oscore {
         let (Some(kid), Some(_)) = (option.kid, option.partial_iv) else {
             return Incoming::Refused(Refusal::Malformed);
         };
+        self.now = now;
         let outer = fingerprint(datagram);
         let mut refusal = Refusal::UnknownContext;
         let candidates = Id::new(kid).and_then(|kid| self.by_name.get(&kid)).cloned().unwrap_or_default();
@@ -302,6 +311,9 @@ impl Oscore {
         if message.code() == Code::EMPTY {
             return Some(plain.clone());
         }
+        if self.kept_bytes + plain.len() + MAX_EXPANSION_BYTES > KEPT_BYTES_MAX {
+            self.sweep();
+        }
         let secured = self.contexts.get_mut(&id)?;
         let known = answered_by(&mut secured.known, endpoint, &message)?;
         let fingerprint = hash(plain);
@@ -318,6 +330,22 @@ impl Oscore {
         known.sent = keep.then(|| (fingerprint, bytes.clone()));
         self.kept_bytes += known.kept_bytes();
         Some(bytes)
+    }
+
+    /// Forgets answered requests that cannot come again.
+    fn sweep(&mut self) {
+        if self.now.since(self.swept) < SWEEP_EVERY {
+            return;
+        }
+        self.swept = self.now;
+        for secured in self.contexts.values_mut() {
+            secured.known.retain(|known| {
+                let over = self.now.since(known.at) >= EXCHANGE_LIFETIME;
+                let stays = known.observing || known.sent.is_none() || !over;
+                self.kept_bytes -= if stays { 0 } else { known.kept_bytes() };
+                stays
+            });
+        }
     }
 
     /// The reservation that is to be stored for a context now, if any; to be called after each use of it.
