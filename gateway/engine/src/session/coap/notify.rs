@@ -44,14 +44,11 @@ impl Coap {
     /// Ends an observation that is probably nobody's any more where there is no room for another. Nothing but a notification would
     /// find that out: observers of what never changes would stay for ever.
     fn make_room(&mut self, now: Instant, new: &New) {
-        let crowd = if self.observers.at(new.address).len() >= self.limits.coap_observers_per_peer {
-            self.observers.at(new.address)
-        } else if self.observers.len() >= self.limits.coap_observers {
-            self.observers.numbers()
-        } else {
+        let peer_is_full = self.observers.at(new.address).len() >= self.limits.coap_observers_per_peer;
+        if !peer_is_full && self.observers.len() < self.limits.coap_observers {
             return;
-        };
-        if let Some(number) = self.observers.abandoned(now, crowd, new) {
+        }
+        if let Some(number) = self.observers.abandoned(now, new, peer_is_full.then_some(new.address)) {
             self.dismiss(now, number, Code::SERVICE_UNAVAILABLE);
         }
     }
@@ -240,11 +237,11 @@ impl Coap {
                 observer.round_trip = Some(now.since(flight.sent));
             }
             observer.confirmed = Some(now);
-            observer.heard = now;
             observer.unconfirmed = 0;
             observer.not_before = now;
             observer.room = usize::MAX;
         }
+        self.observers.hear(now, number);
         self.observers.arm(number, None);
         self.exchanges.set_notifying(address, false);
         self.send_next(now, address);

@@ -16,6 +16,9 @@ const COMMANDS_WAITING: usize = 32;
 /// An observer of which nothing has been heard for so long may be gone: what it is told wants an acknowledgement once an hour.
 const UNHEARD: Duration = Duration::from_secs(3_600);
 
+/// Observations that are looked at to find one that may be gone: work that does not grow with their number.
+const LOOKED_AT: usize = 64;
+
 /// What an observation is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Target {
@@ -69,7 +72,7 @@ pub(super) struct Observer {
     /// When the last acknowledgement came.
     pub(super) confirmed: Option<Instant>,
     /// When it was asked for, or an acknowledgement came.
-    pub(super) heard: Instant,
+    heard: Instant,
     /// When its last notification that wants an acknowledgement went for the first time.
     pub(super) flown: Option<Instant>,
     /// From a notification to its acknowledgement, lately.
@@ -119,6 +122,8 @@ pub(super) struct Observers {
     all: BTreeMap<Number, Observer>,
     by_token: BTreeMap<(Address, Token), Number>,
     by_target: BTreeSet<(Target, Number)>,
+    /// By whether it was proved who they are, and when they were heard of.
+    by_heard: BTreeSet<(bool, Instant, Number)>,
     due: BTreeSet<(Instant, Number)>,
     next: Number,
     sequence: u32,
@@ -195,6 +200,7 @@ impl Observers {
         self.next += 1;
         self.by_token.insert((new.address, new.token), number);
         self.by_target.insert((new.target.clone(), number));
+        self.by_heard.insert((new.proved, now, number));
         self.all.insert(
             number,
             Observer {
@@ -232,26 +238,36 @@ impl Observers {
         (observer.accept, observer.exponent, observer.resource) = (new.accept, new.exponent, new.resource);
         observer.room = observer.room.max(new.room);
         observer.confirmable = new.confirmable;
-        observer.heard = now;
+        self.hear(now, number);
         true
     }
 
-    /// Every observation.
-    pub(super) fn numbers(&self) -> Vec<Number> {
-        self.all.keys().copied().collect()
+    /// Notes that an observer was heard of.
+    pub(super) fn hear(&mut self, now: Instant, number: Number) {
+        if let Some(observer) = self.all.get_mut(&number) {
+            self.by_heard.remove(&(observer.proved, observer.heard, number));
+            observer.heard = now;
+            self.by_heard.insert((observer.proved, now, number));
+        }
     }
 
-    /// Of `crowd` the one that is most likely nobody's any more: the same device's of the same, for that has come back with another
-    /// address or token; else one that was not heard of for long, of those who have proved nothing first.
-    pub(super) fn abandoned(&self, now: Instant, crowd: Vec<Number>, new: &New) -> Option<Number> {
-        let all = crowd.into_iter().filter_map(|number| Some((number, self.all.get(&number)?)));
-        let rank = |observer: &Observer| {
-            let own = (&observer.target, &observer.device, observer.proved)
-                == (&new.target, &new.device, new.proved);
-            let gone = now.since(observer.heard) >= UNHEARD && (new.proved || !observer.proved);
-            (own || gone).then_some((!own, observer.proved, observer.heard))
+    /// The observation that is most likely nobody's any more: the same device's of the same, for that has come back with another
+    /// address or token; else one that was not heard of for long, of those who have proved nothing first. Of one peer, or of all.
+    pub(super) fn abandoned(&self, now: Instant, new: &New, of: Option<Address>) -> Option<Number> {
+        let its =
+            |number: &Number| of.is_none_or(|of| self.all.get(number).is_some_and(|one| one.address == of));
+        let same = (new.target.clone(), 0)..=(new.target.clone(), Number::MAX);
+        let same = self.by_target.range(same).map(|(_, number)| *number).take(LOOKED_AT);
+        let own = same.filter(its).filter(|number| {
+            self.all.get(number).is_some_and(|one| (&one.device, one.proved) == (&new.device, new.proved))
+        });
+        let oldest_own = own.min_by_key(|number| self.all.get(number).map(|one| one.heard));
+        let oldest = |proved: bool| {
+            let all = self.by_heard.range((proved, Instant(0), 0)..=(proved, Instant(u64::MAX), Number::MAX));
+            let mut gone = all.take_while(|(_, heard, _)| now.since(*heard) >= UNHEARD).take(LOOKED_AT);
+            gone.find(|(.., number)| its(number)).map(|(.., number)| *number)
         };
-        all.filter_map(|(number, observer)| Some((rank(observer)?, number))).min().map(|(_, number)| number)
+        oldest_own.or_else(|| oldest(false)).or_else(|| oldest(true).filter(|_| new.proved))
     }
 
     pub(super) fn get(&self, number: Number) -> Option<&Observer> {
@@ -266,6 +282,7 @@ impl Observers {
         let observer = self.all.remove(&number)?;
         self.by_token.remove(&(observer.address, observer.token));
         self.by_target.remove(&(observer.target.clone(), number));
+        self.by_heard.remove(&(observer.proved, observer.heard, number));
         if let Some(due) = observer.due {
             self.due.remove(&(due, number));
         }
