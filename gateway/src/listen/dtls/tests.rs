@@ -1,12 +1,16 @@
 //! The table of associations against dimpl's own client, on a clock that the test turns.
 
+use super::association::{Association, Event, Make, Refusal};
 use super::by_dimpl::Maker;
 use super::cookie::Cookies;
+use super::hello::Hello;
 use super::peers::{Bounds, Order, Peers};
 use super::{Identity, PresharedKey};
 use dimpl::{Config, Dtls, Output, PskResolver};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tidegate_engine::id::DeviceId;
 
@@ -475,4 +479,87 @@ fn a_live_association_survives_every_damaged_datagram() {
         device.says(&mut gateway, b"still here");
         assert_eq!(gateway.came.len(), 1, "round {round}");
     }
+}
+
+// -------------------------------------------------------------------------------------------------- waiting
+
+/// Stands at once, and takes whatever is sent.
+struct Ready {
+    established: bool,
+}
+
+impl Association for Ready {
+    fn receive(&mut self, _: Instant, _: &[u8]) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn tick(&mut self, _: Instant) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn send(&mut self, _: &[u8]) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn close(&mut self) {}
+
+    fn poll<'a>(&mut self, _: &'a mut [u8]) -> Result<Event<'a>, Refusal> {
+        if !std::mem::replace(&mut self.established, true) {
+            return Ok(Event::Established(Identity::Nobody));
+        }
+        Ok(Event::Wait(Instant::now() + Duration::from_secs(3_600)))
+    }
+}
+
+/// The first handshake is done at once; the second takes as long as a slow processor's signature.
+struct Slow {
+    first: AtomicBool,
+    begun: Sender<()>,
+    go_on: Mutex<Receiver<()>>,
+    over: Arc<AtomicBool>,
+}
+
+impl Make for Slow {
+    fn make(&self, _: Instant, _: &Hello<'_>) -> Result<Box<dyn Association>, Refusal> {
+        if self.first.swap(false, Ordering::Relaxed) {
+            return Ok(Box::new(Ready { established: false }));
+        }
+        self.begun.send(()).unwrap();
+        let _ = self.go_on.lock().unwrap().recv_timeout(Duration::from_secs(10));
+        self.over.store(true, Ordering::Relaxed);
+        Err(Refusal("it took too long".to_owned()))
+    }
+
+    fn still_knows(&self, _: &Identity) -> bool {
+        true
+    }
+}
+
+#[test]
+fn who_sends_waits_for_no_handshake() {
+    let (begun, has_begun) = channel();
+    let (go_on, going_on) = channel();
+    let over = Arc::new(AtomicBool::new(false));
+    let first = AtomicBool::new(true);
+    let slow = Slow { first, begun, go_on: Mutex::new(going_on), over: Arc::clone(&over) };
+    let mut gateway = Gateway::new(BOUNDS);
+    let now = gateway.now;
+    gateway.table = Peers::new(Cookies::new(now).unwrap(), Box::new(slow), BOUNDS);
+    let hello = |gateway: &mut Gateway, number| {
+        let mut device = Device::new(gateway, "a", b"secret", address(number));
+        let answer = gateway.datagram(address(number), &device.poll()[0]);
+        device.told(answer);
+        device.poll().remove(0)
+    };
+    let ready = hello(&mut gateway, 1);
+    gateway.datagram(address(1), &ready);
+    let other = hello(&mut gateway, 2);
+    let peers = &gateway.table;
+    std::thread::scope(|scope| {
+        scope.spawn(|| peers.datagram(now, address(2), &other, &mut Vec::new()));
+        has_begun.recv().unwrap();
+        assert!(peers.send(now, address(1), 1, b"answer", &mut Vec::new()).is_some());
+        assert!(!over.load(Ordering::Relaxed), "it has waited until the handshake was over");
+        go_on.send(()).unwrap();
+    });
 }

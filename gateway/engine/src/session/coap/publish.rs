@@ -246,7 +246,7 @@ impl Coap {
 
 impl Coap {
     /// If-Match and If-None-Match, held against what is retained (RFC 7252, 5.10.8), or will be with what was taken just now.
-    fn check_condition(&self, call: &Call<'_>, topic: &Topic) -> Result<(), Reply> {
+    pub(super) fn check_condition(&self, call: &Call<'_>, topic: &Topic) -> Result<(), Reply> {
         let on_its_way = self.requests.iter().rev().find_map(|request| match request {
             Request::Publish { incoming, .. } if incoming.retain && incoming.topic == *topic => {
                 Some(!incoming.payload.is_empty())

@@ -121,6 +121,9 @@ impl Coap {
         if !who.may_receive(&topic) {
             return Err(self.denied(&who.device, Action::Subscribe, &topic));
         }
+        if call.options.conditional {
+            self.check_condition(call, &topic)?;
+        }
         let value = call.values.last(now.instant, &topic);
         let content = value.map(|value| Content::of(&value.message, value.seconds_left));
         let new = New { target: Target::Topic(topic), ..self.observation(call, &who) };

@@ -317,6 +317,11 @@ fn conditions_are_held_against_what_is_retained() {
     assert_eq!(bench.ask(&post(4, &either)), []);
     assert_eq!(bench.ask(&post(5, &[(Number::IF_NONE_MATCH, b"")]))[0].code, Code::PRECONDITION_FAILED);
     assert_eq!(bench.published.len(), 3);
+    // Whatever the method: a condition that does not hold has nothing done.
+    let read = |id, options: &[(Number, &[u8])]| get(id, &PATH, options);
+    assert_eq!(bench.ask(&read(6, &[(Number::IF_NONE_MATCH, b"")]))[0].code, Code::PRECONDITION_FAILED);
+    assert_eq!(bench.ask(&read(7, &[(Number::IF_MATCH, b"other")]))[0].code, Code::PRECONDITION_FAILED);
+    assert_eq!(bench.ask(&read(8, &[(Number::IF_MATCH, &etag)]))[0].code, Code::CONTENT);
 }
 
 #[test]
