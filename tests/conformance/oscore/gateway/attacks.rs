@@ -4,8 +4,8 @@ use super::{BUFFER, Client, Gateway, TOPIC, at, context, parameters, publish, se
 use std::sync::Arc;
 use tidegate_engine::event::{DeviceSetup, Input, Output};
 use tidegate_engine::id::DeviceId;
-use tidegate_oscore::{Context, Parameters, Replay, Sequence, Session};
-use tidegate_wire::coap::{Code, OptionNumber};
+use tidegate_oscore::{Context, Observation, Parameters, Replay, Sequence, Session};
+use tidegate_wire::coap::{Code, Kind, OptionNumber};
 
 fn reload(gateway: &mut Gateway, change: impl FnOnce(&mut tidegate_engine::event::Setup)) {
     let mut changed = setup(1);
@@ -153,4 +153,54 @@ fn answers_that_were_kept_for_others_once_take_nobodys_room_for_ever() {
     let first = gateway.datagram(5_001, &sealed);
     assert_eq!(first.len(), 1);
     assert_eq!(gateway.datagram(5_001, &sealed), first, "its ACK was lost");
+}
+
+#[test]
+fn requests_that_were_recorded_use_up_neither_numbers_nor_the_medium() {
+    let (mut client, mut gateway) = (Client::new(), Gateway::new());
+    let recorded: Vec<_> = (0..40).map(|_| client.request(Code::POST, 1, &TOPIC, b"open").0).collect();
+    gateway.restart();
+    let before = gateway.puts;
+    for round in 0..2_000 {
+        let mut copy = recorded[round % 10].clone();
+        // Under any message id.
+        copy[2..4].copy_from_slice(&u16::try_from(round).unwrap().to_be_bytes());
+        assert!(
+            gateway.datagram(6_000, &copy).iter().all(|answer| view(answer).message_id() == round as u16)
+        );
+    }
+    let answered: usize = (0..2_000).map(|round| gateway.datagram(6_000, &recorded[round % 40]).len()).sum();
+    assert!(gateway.puts - before <= 1, "{}", gateway.puts - before);
+    assert!(answered >= 500, "{answered}: those that are kept are answered still");
+    // The device gets in meanwhile.
+    gateway.now += 1_000_000;
+    let (answer, _) = client.ask(&mut gateway, Code::POST, 1, &TOPIC, b"mine", None);
+    assert_eq!(view(&answer).code(), Code::CHANGED);
+    assert_eq!(gateway.payloads(), [b"mine"]);
+}
+
+#[test]
+fn a_device_that_asks_from_many_ports_is_still_heard_at_the_one_where_it_observes() {
+    let (mut client, mut gateway) = (Client::new(), Gateway::new());
+    let mut observation = Observation::default();
+    let mut options = vec![(6, &b""[..])];
+    options.extend(TOPIC);
+    client.ask(&mut gateway, Code::GET, 1, &options, b"", Some(&mut observation));
+    for port in 7_000..7_010 {
+        let (sealed, _) = client.request(Code::GET, 3, &TOPIC, b"");
+        gateway.datagram(port, &sealed);
+    }
+    let (sealed, _) = client.request(Code::POST, 2, &TOPIC, b"1");
+    let mut sent = gateway.datagram(7_000, &sealed);
+    sent.extend(std::mem::take(&mut gateway.sent).into_iter().map(|(_, bytes)| bytes));
+    let notification = sent.iter().find(|bytes| view(bytes).kind() == Kind::Confirmable).unwrap();
+    gateway.datagram(5_000, &super::empty(Kind::Acknowledgement, view(notification).message_id()));
+    for _ in 0..200 {
+        gateway.now += 1_000_000;
+        gateway.engine.handle(at(gateway.now), Input::Tick);
+        gateway.run();
+        assert!(gateway.sent.iter().all(|(endpoint, _)| endpoint.peer.port() != 5_000), "it goes again");
+        gateway.sent.clear();
+    }
+    assert_eq!(gateway.engine.stats().coap.subscriptions, 1);
 }

@@ -1,8 +1,10 @@
 //! The memory of exchanges: who sent which request, what became of it, what is due when (RFC 7252, 4.2 to 4.8).
 //! It bounds itself and forgets the oldest first, but nothing that is still in progress. It sends nothing.
 
+use super::oscore::ContextId;
 use super::peer::Address;
 use super::reply::Reply;
+use crate::event::Endpoint;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tidegate_wire::coap::{Code, Token};
@@ -151,6 +153,13 @@ impl Table {
 
     pub(super) fn peers(&self) -> usize {
         self.by_address.len()
+    }
+
+    /// The peers with contexts that are remembered at an endpoint: something may be under way to each.
+    pub(super) fn protected_at(&self, endpoint: Endpoint) -> Vec<Address> {
+        let (first, last) = (*ContextId::ALL.start(), *ContextId::ALL.end());
+        let all = Address::Protected(endpoint, first)..=Address::Protected(endpoint, last);
+        self.by_address.range(all).map(|(address, _)| *address).collect()
     }
 
     fn peer(&self, slot: usize) -> Option<&Peer> {

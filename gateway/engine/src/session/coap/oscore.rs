@@ -13,10 +13,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use tidegate_oscore::{
-    Challenge, Context, Exchange, Header as OptionHeader, Id, MAX_EXPANSION_BYTES, Opened, ProtectError,
-    Refusal, Replay, Sequence, Session,
+    Challenge, Context, Exchange, Header as OptionHeader, Id, MAX_EXPANSION_BYTES, Opened, PartialIv,
+    ProtectError, Refusal, Replay, Sequence, Session,
 };
-use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token};
+use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer};
 
 /// Numbers reserved with one write: the device that is sent a notification a second costs one in ten minutes or so, and a
 /// restart skips this many of 2^40.
@@ -29,7 +29,14 @@ const EXCHANGES_MAX: usize = 16;
 /// Observations of one device.
 const OBSERVATIONS_MAX: usize = 16;
 
-/// Addresses of one device at which its acknowledgements are looked for.
+/// New challenges of one device a second, and at once. Each takes a number: who has recorded requests could otherwise have them
+/// used up, and the medium worn by reserving more.
+const CHALLENGES_PER_SECOND: u32 = 16;
+
+/// Challenges of one device that are kept, for requests that come again.
+const CHALLENGES_KEPT: usize = 16;
+
+/// Addresses of one device that are not told of as new.
 const PLACES_MAX: usize = 4;
 
 /// Contexts with the same id, told apart by ID Contexts, that a request without one is tried with.
@@ -44,6 +51,11 @@ const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// A context, as long as the engine runs: never used for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ContextId(u32);
+
+impl ContextId {
+    /// All that there can be.
+    pub(super) const ALL: std::ops::RangeInclusive<Self> = Self(0)..=Self(u32::MAX);
+}
 
 /// What a protected request turned out to be.
 #[derive(Debug)]
@@ -113,6 +125,10 @@ struct Secured {
     /// Up to where a reservation is being stored.
     reserving: Option<u64>,
     waiting: Option<Waiting>,
+    /// The last challenges, by the number of the request that each answers: the same again is answered with the same.
+    challenges: VecDeque<(PartialIv, Bytes)>,
+    /// Up to when its challenges are paid for.
+    challenged_until: Instant,
 }
 
 /// All contexts.
@@ -168,9 +184,9 @@ impl Oscore {
         self.by_name.clear();
         for device in devices {
             let Some(context) = &device.oscore else { continue };
-            let same = before
-                .remove(&(context.fingerprint(), device.id.clone()))
-                .filter(|(_, secured)| secured.session.context() == &**context);
+            let key = (context.fingerprint(), device.id.clone());
+            let stays = before.get(&key).is_some_and(|(_, secured)| secured.session.context() == &**context);
+            let same = if stays { before.remove(&key) } else { None };
             let (id, secured) = same.unwrap_or_else(|| {
                 self.next += 1;
                 (ContextId(self.next), self.begin(device.id.clone(), context))
@@ -201,6 +217,8 @@ impl Oscore {
             places: VecDeque::new(),
             reserving: None,
             waiting: None,
+            challenges: VecDeque::new(),
+            challenged_until: Instant::default(),
         }
     }
 
@@ -218,12 +236,6 @@ impl Oscore {
     /// Whether any device has a context; otherwise the option is one that nobody here knows.
     pub(super) fn is_used(&self) -> bool {
         !self.contexts.is_empty()
-    }
-
-    /// The contexts that have been heard from there.
-    pub(super) fn heard_at(&self, endpoint: Endpoint) -> impl Iterator<Item = ContextId> {
-        let all = (endpoint, ContextId(0))..=(endpoint, ContextId(u32::MAX));
-        self.places.range(all).map(|(_, context)| *context)
     }
 
     /// Opens a request (RFC 8613, 8.2). `fingerprint` hashes one.
@@ -271,13 +283,14 @@ impl Oscore {
                         sent: None,
                         at: now,
                     };
+                    secured.challenges = VecDeque::new();
                     let device = secured.device.clone();
                     self.kept_bytes -= secured.remember(known);
                     let signed_in = self.heard(id, endpoint);
                     return Incoming::Request { context: id, device, datagram, signed_in };
                 }
                 Ok(Opened::Challenge { exchange }) => {
-                    let answer = secured.ask(endpoint, request, exchange);
+                    let answer = secured.ask(now, endpoint, request, exchange);
                     return Incoming::Challenged { context: id, answer };
                 }
                 // With another context of the same id it may be right, and new: they count on their own.
@@ -411,13 +424,29 @@ impl Secured {
     }
 
     /// Asks for proof that a request is new.
-    fn ask(&mut self, endpoint: Endpoint, request: &Message<'_>, exchange: Exchange) -> Option<Bytes> {
+    fn ask(
+        &mut self,
+        now: Instant,
+        endpoint: Endpoint,
+        request: &Message<'_>,
+        exchange: Exchange,
+    ) -> Option<Bytes> {
         let kind = match request.kind() {
             Kind::Confirmable => Kind::Acknowledgement,
             _ => Kind::NonConfirmable,
         };
         // A NON's answer needs an id of its own; any will do, as nothing answers to it.
         let header = Header { kind, ..request.header() };
+        let known = self.challenges.iter().find(|(number, _)| *number == exchange.request());
+        if let Some((_, answer)) = known {
+            return addressed(answer, header, request.token());
+        }
+        let every = Duration::from_secs(1) / CHALLENGES_PER_SECOND;
+        let paid_until = self.challenged_until.max(now).after(every);
+        if paid_until > now.after(Duration::from_secs(1)) {
+            return None;
+        }
+        self.challenged_until = paid_until;
         self.challenge(endpoint, header, request.token(), exchange)
     }
 
@@ -428,9 +457,16 @@ impl Secured {
         token: Token,
         mut exchange: Exchange,
     ) -> Option<Bytes> {
-        let mut buffer = [0; 32 + MAX_EXPANSION_BYTES];
+        let mut buffer = [0; CHALLENGE_BYTES];
         match self.session.challenge(&mut exchange, header, token, &mut buffer) {
-            Ok(bytes) => Some(Bytes::copy_from_slice(bytes)),
+            Ok(bytes) => {
+                let bytes = Bytes::copy_from_slice(bytes);
+                if self.challenges.len() >= CHALLENGES_KEPT {
+                    self.challenges.pop_front();
+                }
+                self.challenges.push_back((exchange.request(), bytes.clone()));
+                Some(bytes)
+            }
             Err(ProtectError::Sequence(_)) => {
                 // The last one waits; who sent an earlier one sends it again.
                 self.waiting = Some(Waiting { endpoint, header, token, exchange });
@@ -439,6 +475,20 @@ impl Secured {
             Err(_) => None,
         }
     }
+}
+
+/// Room for a challenge, in bytes.
+const CHALLENGE_BYTES: usize = 32 + MAX_EXPANSION_BYTES;
+
+/// An answer for a copy of its request: what is protected stays the same, what stands outside is the copy's.
+fn addressed(answer: &[u8], header: Header, token: Token) -> Option<Bytes> {
+    let answer = Message::parse(answer).ok()?;
+    let mut buffer = [0; CHALLENGE_BYTES];
+    let mut writer = Writer::new(&mut buffer, Header { code: answer.code(), ..header }, token);
+    for option in answer.options() {
+        writer = writer.option(option.number, option.value);
+    }
+    writer.payload(answer.payload()).finish().ok().map(Bytes::copy_from_slice)
 }
 
 /// The request that a message answers: it is bound to that one, and must be to no other. What rides on an ACK answers the one

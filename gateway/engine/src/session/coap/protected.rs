@@ -90,9 +90,8 @@ impl Coap {
 
     /// An ACK or RST, which says nothing of who it is: it is for whoever was sent a message with this id there.
     pub(super) fn heard_back(&mut self, now: Now, endpoint: Endpoint, message_id: u16, accepted: bool) {
-        let contexts: Vec<ContextId> = self.oscore.heard_at(endpoint).collect();
-        for context in contexts {
-            self.acknowledged(now, Address::Protected(endpoint, context), message_id, accepted);
+        for address in self.exchanges.protected_at(endpoint) {
+            self.acknowledged(now, address, message_id, accepted);
         }
         self.acknowledged(now, Address::Datagram(endpoint), message_id, accepted);
     }
