@@ -36,7 +36,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tidegate_engine::event::{Anonymous, DeviceSetup, Durability};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, Senml};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::resource::Resource;
@@ -295,4 +295,6 @@ pub struct Route {
     pub durability: Durability,
     /// `priority`.
     pub priority: u8,
+    /// `senml`.
+    pub senml: Senml,
 }

@@ -6,6 +6,7 @@ mod bell;
 mod line;
 mod lines;
 mod notices;
+mod outgoing;
 mod poller;
 mod turns;
 mod writable;
@@ -176,6 +177,8 @@ struct Driver<S> {
     /// Publications of this round, for each upstream.
     publications: Vec<Vec<Publication>>,
     facts: Vec<Fact>,
+    /// What became of publications that no upstream has seen.
+    unfit: Vec<Input>,
     /// The engine was asked to stop.
     stopping: bool,
     stopped: bool,
@@ -227,12 +230,14 @@ pub fn start<S: Store + Send + 'static>(
 
 impl<S: Store + Send + 'static> Driver<S> {
     fn new(
-        parts: Parts<S>,
+        mut parts: Parts<S>,
         upstreams: Vec<Box<dyn Upstream>>,
         asks: mpsc::Receiver<Ask>,
     ) -> io::Result<Self> {
         let mut notices = Notices::default();
         notices.learn(&parts.setup);
+        // There may be thousands, and the engine has them.
+        parts.setup.devices = Vec::new();
         let bell = Arc::new(Bell::new()?);
         let poller = Poller::new(&bell)?;
         for (number, socket) in parts.sockets.numbered() {
@@ -250,6 +255,7 @@ impl<S: Store + Send + 'static> Driver<S> {
             notices,
             stats: DriverStats::default(),
             facts: Vec::new(),
+            unfit: Vec::new(),
             stopping: false,
             stopped: false,
             failed: None,
@@ -454,8 +460,11 @@ impl<S: Store + Send + 'static> Driver<S> {
                     upstream.publish(std::mem::take(publications));
                 }
             }
-            if self.facts.is_empty() {
+            if self.facts.is_empty() && self.unfit.is_empty() {
                 return;
+            }
+            for settled in self.unfit.drain(..) {
+                self.parts.engine.handle(now, settled);
             }
             for fact in self.facts.drain(..) {
                 let input = match fact {
@@ -492,8 +501,14 @@ impl<S: Store + Send + 'static> Driver<S> {
                 self.order_store(Order::Load { lane, after, messages, bytes })
             }
             Output::Publish(publication) => {
-                if let Some(waiting) = self.publications.get_mut(usize::from(publication.upstream.0)) {
-                    waiting.push(publication);
+                let upstream = usize::from(publication.upstream.0);
+                match outgoing::prepared(publication, &self.parts.setup.limits) {
+                    Ok(publication) => {
+                        if let Some(waiting) = self.publications.get_mut(upstream) {
+                            waiting.push(publication);
+                        }
+                    }
+                    Err(settled) => self.unfit.push(settled),
                 }
             }
             Output::Reset { upstream } => {

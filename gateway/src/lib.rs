@@ -13,6 +13,7 @@ pub mod logging;
 mod memory;
 pub mod notify;
 mod run;
+pub mod senml;
 pub mod store;
 pub mod tls;
 pub mod upstream;

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate::config::{Amqp, Config, Environment, Mistakes, Severity, UpstreamKind, load, parse};
-use tidegate_engine::event::{Anonymous, Durability};
+use tidegate_engine::event::{Anonymous, Durability, Senml};
 use tidegate_engine::limits::Limits;
 
 fn meant(source: &str) -> Config {
@@ -76,6 +76,7 @@ fn the_whole_example_of_what_is_built_is_understood() {
         routing_key = "{device}.temperature"
         durability = "disk"
         priority = 7
+        senml = "resolve"
         [[route]]
         name = "rest"
         topic = "#"
@@ -102,6 +103,7 @@ fn the_whole_example_of_what_is_built_is_understood() {
     assert_eq!(config.routes[0].name, "cloud:sensors/+/temperature");
     assert_eq!(config.routes[0].durability, Durability::Disk);
     assert_eq!(config.routes[0].priority, 7);
+    assert_eq!(config.routes[0].senml, Senml::Resolve);
     assert_eq!((config.routes[1].name.as_str(), config.routes[1].upstream), ("rest", 1));
 }
 

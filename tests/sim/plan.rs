@@ -6,7 +6,7 @@ use super::oracle::MANY_EXCHANGES;
 use super::secured_device::gateways_context;
 use fastrand::Rng;
 use std::ops::Range;
-use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, RouteSetup, Setup, UpstreamSetup};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, RouteSetup, Senml, Setup, UpstreamSetup};
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::time::Duration;
@@ -252,6 +252,7 @@ fn route(rng: &mut Rng, index: u16, upstreams: u16, routes: u16, calm: bool) -> 
         routing_key: Some(format!("r{index}.{{device}}.{{topic}}")),
         durability: if calm { patient } else { durability(rng, relay) },
         priority: rng.u8(..3),
+        senml: Senml::Untouched,
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tidegate::config;
 use tidegate::inbox::inbox;
 use tidegate::upstream::{Upstream, start};
-use tidegate_engine::event::{Input, Outcome, Publication};
+use tidegate_engine::event::{Input, Outcome, Publication, Senml};
 use tidegate_engine::id::{DeviceId, GatewayId, MessageId, Seq, Tag, UpstreamId};
 use tidegate_engine::message::{Message, Qos, Source};
 use tidegate_engine::time::Stamp;
@@ -44,6 +44,7 @@ pub fn publication(message: Message, routing_key: &str) -> Publication {
         tag: Tag(message.id.seq.0),
         message: Arc::new(message),
         routing_key: routing_key.to_owned(),
+        senml: Senml::Untouched,
         resend: false,
     }
 }

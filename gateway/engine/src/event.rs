@@ -9,7 +9,9 @@ mod setup;
 mod store;
 
 pub use notice::{Action, Notice, Proof};
-pub use setup::{Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Setup, UpstreamSetup};
+pub use setup::{
+    Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
+};
 pub use store::{Batch, LaneState, Op, RecordKey, RecordKind, Recovered, StoreFault};
 
 use crate::id::{BatchId, ConnId, DeviceId, LaneId, Seq, Tag, UpstreamId};
@@ -303,6 +305,8 @@ pub struct Publication {
     pub message: Arc<Message>,
     /// Its routing key, filled in.
     pub routing_key: String,
+    /// What its route asks for; carried out before an upstream sees it, and settled with [`Outcome::Refused`] when it cannot be.
+    pub senml: Senml,
     /// An earlier handing over was left unresolved, or may have been before a restart: the consumer may have it already.
     pub resend: bool,
 }

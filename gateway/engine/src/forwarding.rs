@@ -105,7 +105,9 @@ impl Engine {
         let seq = message.id.seq;
         let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);
         let routing_key = routing_key(self.spool.routing_key(lane), &message);
-        self.outputs.push_back(Output::Publish(Publication { upstream, tag, message, routing_key, resend }));
+        let senml = self.spool.senml(lane);
+        let publication = Publication { upstream, tag, message, routing_key, senml, resend };
+        self.outputs.push_back(Output::Publish(publication));
         if self.planted.is(Mutant::ForgetOnForward) {
             let consequence = self.spool.confirmed(lane, seq);
             self.follow(consequence, false);

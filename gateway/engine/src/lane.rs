@@ -7,7 +7,7 @@
 //!
 //! So memory is always a prefix of the lane, and what is handed over comes from memory only: order needs no other rule.
 
-use crate::event::{Durability, LaneState, RouteSetup};
+use crate::event::{Durability, LaneState, RouteSetup, Senml};
 use crate::id::{DeviceId, LaneId, Seq, UpstreamId};
 use crate::message::Message;
 use crate::stats::LaneStats;
@@ -82,6 +82,7 @@ pub(crate) struct Lane {
     pub(crate) durability: Durability,
     pub(crate) priority: u8,
     pub(crate) routing_key: Option<String>,
+    pub(crate) senml: Senml,
     pub(crate) stats: LaneStats,
     /// Ascending; entries that are gone stay until they are at the front or too many.
     entries: VecDeque<Entry>,
@@ -111,6 +112,7 @@ impl Lane {
             durability: route.durability,
             priority: route.priority,
             routing_key: route.routing_key.clone(),
+            senml: route.senml,
             stats: LaneStats { name: route.name.clone(), ..LaneStats::default() },
             entries: VecDeque::new(),
             gone: 0,

@@ -115,6 +115,20 @@ pub struct Limits {
     pub coap_observers: usize,
     /// Observations of one CoAP peer.
     pub coap_observers_per_peer: usize,
+    /// Exchanges of one device with OSCORE that are remembered, to answer them and their repetitions.
+    pub oscore_exchanges_per_device: usize,
+    /// Observations of one device with OSCORE.
+    pub oscore_observations_per_device: usize,
+    /// Addresses of one device with OSCORE at which its acknowledgements are looked for.
+    pub oscore_places_per_device: usize,
+    /// OSCORE contexts with the same id, told apart by ID Contexts, that a request without one is tried with.
+    pub oscore_contexts_per_id: usize,
+    /// All protected answers that are kept for repetitions, in bytes; what does not fit is protected anew.
+    pub oscore_reply_bytes: usize,
+    /// Records of a SenML pack that is to be resolved.
+    pub senml_records: usize,
+    /// The longest such pack, before and after.
+    pub senml_bytes: usize,
     /// Messages handed over to one upstream and not settled (window).
     pub upstream_window: usize,
     /// An upstream that leaves a message unsettled for so long is reset and gets it again.
@@ -205,6 +219,17 @@ impl Default for Limits {
             coap_transfers_per_peer: 4,
             coap_observers: 256,
             coap_observers_per_peer: 32,
+            // A device has one at a time (RFC 7252, 4.7: NSTART), and some have a few.
+            oscore_exchanges_per_device: 16,
+            oscore_observations_per_device: 16,
+            oscore_places_per_device: 4,
+            // Each is a decryption that anybody can cause.
+            oscore_contexts_per_id: 8,
+            oscore_reply_bytes: 4 << 20,
+            // A reading a second of an hour, and then some.
+            senml_records: 4_096,
+            // As `coap_body_bytes`. It is held several times over while it is resolved.
+            senml_bytes: 1 << 20,
             upstream_window: 256,
             confirm_timeout: Duration::from_secs(30),
             upstream_attempts: 5,

@@ -84,7 +84,7 @@ pub(crate) fn routing_key(template: Option<&str>, message: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Router, routing_key};
-    use crate::event::{Durability, RouteSetup};
+    use crate::event::{Durability, RouteSetup, Senml};
     use crate::id::{DeviceId, LaneId, MessageId, Seq, UpstreamId};
     use crate::message::{Message, Qos, Source};
     use crate::time::Stamp;
@@ -100,6 +100,7 @@ mod tests {
             routing_key: None,
             durability: Durability::Disk,
             priority: 5,
+            senml: Senml::Untouched,
         }
     }
 

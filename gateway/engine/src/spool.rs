@@ -1,7 +1,7 @@
 //! Decides where each message is safe and keeps the lanes in order. It tells what to commit and what to load, and who may
 //! be told that a message is safe; it does not speak to devices, the store or upstreams itself.
 
-use crate::event::{Durability, LaneState, Op, RouteSetup};
+use crate::event::{Durability, LaneState, Op, RouteSetup, Senml};
 use crate::id::{LaneId, Seq, UpstreamId};
 use crate::lane::{Entry, Lane, Place, State, Ticket};
 use crate::limits::Limits;
@@ -107,6 +107,7 @@ impl Spool {
                 lane.priority = route.priority;
                 lane.upstream = route.upstream;
                 lane.routing_key.clone_from(&route.routing_key);
+                lane.senml = route.senml;
                 lane.stats.name.clone_from(&route.name);
             } else {
                 self.lanes.push(Lane::new(route, stored(route.lane), self.suspects));
@@ -129,6 +130,11 @@ impl Spool {
     /// The template of a lane's routing keys.
     pub(crate) fn routing_key(&self, lane: usize) -> Option<&str> {
         self.lanes.get(lane)?.routing_key.as_deref()
+    }
+
+    /// What a lane's route does with SenML.
+    pub(crate) fn senml(&self, lane: usize) -> Senml {
+        self.lanes.get(lane).map(|lane| lane.senml).unwrap_or_default()
     }
 
     /// The index of a lane.

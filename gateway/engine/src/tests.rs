@@ -4,7 +4,7 @@
 use crate::Engine;
 use crate::event::{
     Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Peer, Publication,
-    Recovered, RouteSetup, Setup, StoreFault, UpstreamSetup,
+    Recovered, RouteSetup, Senml, Setup, StoreFault, UpstreamSetup,
 };
 use crate::id::{ConnId, DeviceId, GatewayId, LaneId, MessageId, Seq, UpstreamId};
 use crate::limits::Limits;
@@ -25,6 +25,7 @@ fn route(lane: LaneId, filter: &str, durability: Durability) -> RouteSetup {
         routing_key: None,
         durability,
         priority: 5,
+        senml: Senml::Untouched,
     }
 }
 

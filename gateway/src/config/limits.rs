@@ -61,6 +61,8 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     // Zero would refuse every body, and no body in blocks is worth a board's memory.
     bytes("coap_body_size", &mut limits.coap_body_bytes, 1 << 10, 16 << 20);
     limits.coap_block_bytes = limits.coap_block_bytes.max(4 * limits.coap_body_bytes);
+    count("coap_peers", &mut limits.coap_peers, 1, 1_000_000);
+    count("dtls_associations", &mut limits.dtls_associations, 1, 1_000_000);
     count("coap_observers", &mut limits.coap_observers, 0, 100_000);
     rate("coap_messages_per_second", &mut limits.coap_requests_per_second);
     count("subscriber_messages", &mut limits.outgoing_messages, 1, SUBSCRIBER_MESSAGES_MOST);

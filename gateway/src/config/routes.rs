@@ -6,7 +6,7 @@ use super::upstreams::{Named, SHORT_STRING_BYTES};
 use super::value::{self, Wrong, duration, integer, suggestion, word, wrong};
 use super::{Route, schema};
 use std::time::Duration;
-use tidegate_engine::event::Durability;
+use tidegate_engine::event::{Durability, Senml};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::topic::Filter;
 use toml::Spanned;
@@ -79,6 +79,7 @@ fn default_route(root: &Section<'_>, upstreams: &[Named]) -> Option<Route> {
         routing_key: None,
         durability: Durability::Relay { spill_after: SPILL_AFTER_DEFAULT },
         priority: u8::try_from(PRIORITY_DEFAULT).unwrap_or_default(),
+        senml: Senml::Untouched,
     })
 }
 
@@ -106,6 +107,8 @@ fn route(section: &Section<'_>, upstreams: &[Named], limits: &Limits) -> Option<
         Way::Disk => Durability::Disk,
     };
     let priority = section.get_or("priority", PRIORITY_DEFAULT, integer(0..=PRIORITY_MOST));
+    let what = word(&[("untouched", Senml::Untouched), ("resolve", Senml::Resolve)]);
+    let senml = section.get_or("senml", Senml::Untouched, what);
     let name = section.get("name", |value| {
         let text = value::name(value)?;
         if text.len() > NAME_BYTES {
@@ -127,6 +130,7 @@ fn route(section: &Section<'_>, upstreams: &[Named], limits: &Limits) -> Option<
         routing_key,
         durability,
         priority: u8::try_from(priority).unwrap_or_default(),
+        senml,
     };
     Some((route, span))
 }

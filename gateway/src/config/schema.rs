@@ -187,6 +187,7 @@ pub(super) const ROUTE: Table = Table {
         key("durability"),
         key("spill_after"),
         key("priority"),
+        key("senml"),
         later("expires_after", "leave it out; messages do not expire"),
     ],
 };
@@ -208,6 +209,8 @@ pub(super) const LIMITS: Table = Table {
         key("takeovers_per_minute"),
         key("wills_per_minute"),
         key("coap_body_size"),
+        key("coap_peers"),
+        key("dtls_associations"),
         key("coap_observers"),
         key("coap_messages_per_second"),
         key("subscriber_messages"),

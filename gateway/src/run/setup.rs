@@ -5,7 +5,7 @@ use crate::listen::dtls;
 use crate::store::Lanes;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use tidegate_engine::event::{Durability, RouteSetup, Setup, UpstreamSetup};
+use tidegate_engine::event::{Durability, RouteSetup, Senml, Setup, UpstreamSetup};
 use tidegate_engine::id::UpstreamId;
 
 /// What the engine is told.
@@ -18,6 +18,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         routing_key: route.routing_key.clone(),
         durability: route.durability,
         priority: route.priority,
+        senml: route.senml,
     };
     let mut routes: Vec<_> = config.routes.iter().zip(&lanes.ids).map(route).collect();
     for orphan in &lanes.orphans {
@@ -42,6 +43,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
             routing_key: None,
             durability: Durability::Disk,
             priority: 0,
+            senml: Senml::Untouched,
         });
     }
     Setup {

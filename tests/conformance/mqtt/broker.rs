@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
     Anonymous, Batch, Durability, Input, LaneState, Notice, Op, Outcome, Output, Peer, Publication,
-    RecordKey, Recovered, RouteSetup, Setup, UpstreamSetup,
+    RecordKey, Recovered, RouteSetup, Senml, Setup, UpstreamSetup,
 };
 use tidegate_engine::id::{ConnId, GatewayId, LaneId, Seq, UpstreamId};
 use tidegate_engine::limits::Limits;
@@ -46,6 +46,7 @@ pub(crate) fn setup() -> Setup {
             routing_key: None,
             durability: Durability::Disk,
             priority: 1,
+            senml: Senml::Untouched,
         }],
     }
 }

@@ -125,6 +125,19 @@ pub struct RouteSetup {
     pub durability: Durability,
     /// Higher goes first among the routes of one upstream.
     pub priority: u8,
+    /// What becomes of SenML on its way out.
+    pub senml: Senml,
+}
+
+/// What a route does with SenML (RFC 8428). The shell does it, which knows JSON and CBOR; the engine says where. What is kept is
+/// always the message as it came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Senml {
+    /// Nothing: it leaves as it came.
+    #[default]
+    Untouched,
+    /// Its records leave resolved (4.6). What is no SenML is refused for good.
+    Resolve,
 }
 
 /// The two ways to safety (`durability`).

@@ -346,6 +346,7 @@ mod tests {
                 properties: Some(Box::new(properties)),
             }),
             routing_key: "sensors.a".to_owned(),
+            senml: tidegate_engine::event::Senml::Untouched,
             resend: false,
         }
     }
