@@ -117,7 +117,8 @@ impl Engine {
             store_fault: None,
             planted,
             stats: Stats::default(),
-            setup,
+            // The sessions have taken over what they need of each device.
+            setup: Setup { devices: Vec::new(), ..setup },
         };
         engine.gather_lanes();
         engine
@@ -293,7 +294,7 @@ impl Engine {
         self.spool.configure(&setup.routes, &setup.limits, stored);
         self.delivery.configure(&setup.upstreams, &setup.limits);
         self.journal.set_limits(&setup.limits);
-        self.setup = setup;
+        self.setup = Setup { devices: Vec::new(), ..setup };
         self.gather_lanes();
     }
 

@@ -119,7 +119,11 @@ pub struct Limits {
     pub oscore_exchanges_per_device: usize,
     /// Observations of one device with OSCORE.
     pub oscore_observations_per_device: usize,
-    /// Addresses of one device with OSCORE at which its acknowledgements are looked for.
+    /// New challenges of one device with OSCORE a second, and at once.
+    pub oscore_challenges_per_second: u32,
+    /// Challenges of one device that are kept, for requests that come again.
+    pub oscore_challenges_per_device: usize,
+    /// Addresses of one device with OSCORE that are not told of as new.
     pub oscore_places_per_device: usize,
     /// OSCORE contexts with the same id, told apart by ID Contexts, that a request without one is tried with.
     pub oscore_contexts_per_id: usize,
@@ -222,6 +226,9 @@ impl Default for Limits {
             // A device has one at a time (RFC 7252, 4.7: NSTART), and some have a few.
             oscore_exchanges_per_device: 16,
             oscore_observations_per_device: 16,
+            // Each takes a number: who has recorded requests could otherwise have them used up, and the medium worn by reserving more.
+            oscore_challenges_per_second: 16,
+            oscore_challenges_per_device: 16,
             oscore_places_per_device: 4,
             // Each is a decryption that anybody can cause.
             oscore_contexts_per_id: 8,

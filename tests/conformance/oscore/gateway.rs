@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
     Anonymous, DeviceSetup, Durability, Endpoint, Input, Notice, Op, Output, Proof, RecordKey, RecordKind,
-    Recovered, RouteSetup, Setup, UpstreamSetup, Via,
+    Recovered, RouteSetup, Senml, Setup, UpstreamSetup, Via,
 };
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
@@ -62,6 +62,7 @@ fn setup(epoch: u64) -> Setup {
             routing_key: None,
             durability: Durability::Disk,
             priority: 5,
+            senml: Senml::Untouched,
         }],
     }
 }
@@ -100,11 +101,26 @@ impl Gateway {
 
     /// The power fails.
     fn restart(&mut self) {
+        self.restart_with(setup(self.epoch + 1));
+    }
+
+    fn restart_with(&mut self, setup: Setup) {
         self.epoch += 1;
         let records = self.records.clone().into_iter().collect();
         let recovered = Recovered { records, ..Recovered::default() };
-        self.engine = Engine::new(setup(self.epoch), recovered, at(self.now));
+        self.engine = Engine::new(setup, recovered, at(self.now));
         self.run();
+    }
+
+    fn reload(&mut self, setup: Setup) {
+        self.engine.handle(at(self.now), Input::Reload(Box::new(setup)));
+        self.run();
+    }
+
+    /// The keys whose numbers are stored.
+    fn reservations(&self) -> Vec<&[u8]> {
+        let all = self.records.keys().filter(|key| key.kind == RecordKind::OscoreSequence);
+        all.map(|key| &key.key[..]).collect()
     }
 
     fn run(&mut self) {
@@ -239,6 +255,67 @@ fn a_restart_never_uses_a_number_again() {
         gateway.restart();
     }
     assert_eq!(used.len(), 5);
+}
+
+#[test]
+fn keys_that_leave_the_configuration_leave_one_number_behind_and_never_use_one_again() {
+    let (mut device, mut gateway) = (device(), Gateway::new());
+    let nobody = |epoch| Setup { devices: Vec::new(), ..setup(epoch) };
+    let mut used = std::collections::BTreeSet::new();
+    for round in 0..6 {
+        device.publish(0, &Publication::confirmable(&PATH, b"1")).unwrap();
+        let datagram = device.poll_transmit(0).unwrap().to_vec();
+        for answer in gateway.datagram(5_000, &datagram) {
+            let value = view(&answer).option(OptionNumber::OSCORE).unwrap().to_vec();
+            assert!(used.insert(value), "twice");
+        }
+        device.cancel();
+        let keys = gateway.reservations().iter().filter(|key| key.len() == 16).count();
+        assert_eq!(keys, 1, "{:?}", gateway.reservations());
+        let epoch = gateway.epoch;
+        // At a reload, and while the gateway is off.
+        if round % 2 == 0 {
+            gateway.reload(nobody(epoch))
+        } else {
+            gateway.restart_with(nobody(epoch + 1))
+        }
+        assert_eq!(gateway.reservations(), [b""], "round {round}");
+        if round % 3 == 0 {
+            gateway.reload(setup(epoch))
+        } else {
+            gateway.restart()
+        }
+        if round == 4 {
+            assert_eq!(gateway.reservations(), [b""], "another device begins above it as well");
+            let other = |device: &mut DeviceSetup| device.oscore = Some(Arc::new(context(&[2], &[0x5A])));
+            let mut moved = setup(epoch);
+            moved.devices.iter_mut().for_each(other);
+            gateway.reload(moved);
+            gateway.reload(setup(epoch));
+        }
+    }
+    assert_eq!(used.len(), 6);
+}
+
+#[test]
+fn a_request_from_before_its_device_left_is_not_new_when_it_comes_back_in_the_same_life() {
+    let (mut device, mut gateway) = (device(), Gateway::new());
+    device.publish(0, &Publication::confirmable(&PATH, b"1")).unwrap();
+    let mut recorded = Vec::new();
+    while let Some(datagram) = device.poll_transmit(0).map(<[u8]>::to_vec) {
+        for answer in gateway.datagram(5_000, &datagram) {
+            device.handle_datagram(0, &answer);
+        }
+        recorded.push(datagram);
+    }
+    assert!(recorded.len() >= 2, "the request, and with the answer to the challenge");
+    let epoch = gateway.epoch;
+    gateway.reload(Setup { devices: Vec::new(), ..setup(epoch) });
+    gateway.reload(setup(epoch));
+    for datagram in recorded {
+        gateway.datagram(6_000, &datagram);
+    }
+    assert_eq!(gateway.payloads(), [b"1"]);
 }
 
 #[test]

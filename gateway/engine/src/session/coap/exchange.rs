@@ -264,7 +264,8 @@ impl Table {
         let expires = now.after(EXCHANGE_LIFETIME);
         let peer = Peer {
             address,
-            exchanges: VecDeque::new(),
+            // Most devices say something every few minutes, and are remembered for four.
+            exchanges: VecDeque::with_capacity(1),
             in_progress: 0,
             notifying: false,
             paid_until: now,

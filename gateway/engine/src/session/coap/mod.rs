@@ -120,7 +120,7 @@ impl Coap {
     /// Makes a server. Of earlier lives it knows the numbers that OSCORE keys have used, from the store's records.
     #[must_use]
     pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)], now: Now) -> Self {
-        Self {
+        let mut coap = Self {
             limits: setup.limits.clone(),
             access: Access::new(setup),
             planted,
@@ -145,7 +145,9 @@ impl Coap {
             holding: false,
             stopping: false,
             stats: ProtocolStats::default(),
-        }
+        };
+        coap.forget_unused_keys();
+        coap
     }
 
     /// Plants a deliberate defect.
@@ -164,7 +166,8 @@ impl Coap {
         self.access = Access::new(setup);
         self.links = discovery::links(&setup.resources);
         self.resources.clone_from(&setup.resources);
-        self.oscore.configure(&setup.devices);
+        self.oscore.configure(setup);
+        self.forget_unused_keys();
         self.exchanges.resize(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer);
     }
 

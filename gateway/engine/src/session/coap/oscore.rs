@@ -5,8 +5,9 @@
 //! answered with a challenge (RFC 8613, B.1.2). That costs a round trip and spares the flash a write a request.
 
 use super::exchange::EXCHANGE_LIFETIME;
-use crate::event::{DeviceSetup, Endpoint, Op, RecordKey, RecordKind, Setup};
+use crate::event::{Endpoint, Op, RecordKey, RecordKind, Setup};
 use crate::id::DeviceId;
+use crate::limits::Limits;
 use crate::time::{Duration, Instant};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -22,28 +23,8 @@ use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writ
 /// restart skips this many of 2^40.
 const RESERVE_STEP: u64 = 1_024;
 
-/// Exchanges of one device that are remembered, to answer them and their repetitions; a device has one at a time (RFC
-/// 7252, 4.7: NSTART), and some have a few.
-const EXCHANGES_MAX: usize = 16;
-
-/// Observations of one device.
-const OBSERVATIONS_MAX: usize = 16;
-
-/// New challenges of one device a second, and at once. Each takes a number: who has recorded requests could otherwise have them
-/// used up, and the medium worn by reserving more.
-const CHALLENGES_PER_SECOND: u32 = 16;
-
-/// Challenges of one device that are kept, for requests that come again.
-const CHALLENGES_KEPT: usize = 16;
-
-/// Addresses of one device that are not told of as new.
-const PLACES_MAX: usize = 4;
-
-/// Contexts with the same id, told apart by ID Contexts, that a request without one is tried with.
-const CANDIDATES_MAX: usize = 8;
-
-/// All answers that are kept for repetitions, in bytes; what does not fit is protected anew, where the request is remembered.
-const KEPT_BYTES_MAX: usize = 4 << 20;
+/// The name of the record from which keys begin that have none of their own: no key's.
+const FLOOR: &[u8] = &[];
 
 /// When these are full, those whose requests cannot come again are forgotten, so often at the most: it looks at all.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -141,40 +122,76 @@ pub(super) struct Oscore {
     places: BTreeSet<(Endpoint, ContextId)>,
     /// Up to where the numbers of each key are reserved: all that were ever used here, one a secret.
     reserved: BTreeMap<[u8; 16], u64>,
+    /// No key begins below this: the highest number of all keys whose reservations were forgotten.
+    floor: u64,
     next: u32,
     kept_bytes: usize,
     /// When the last request came, and when it was looked last for what need not be kept.
     now: Instant,
     swept: Instant,
+    bounds: Bounds,
+}
+
+/// How much of each there may be; what it means stands in [`Limits`].
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    exchanges: usize,
+    observations: usize,
+    challenges_per_second: u32,
+    challenges: usize,
+    places: usize,
+    candidates: usize,
+    kept_bytes: usize,
+}
+
+impl From<&Limits> for Bounds {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            exchanges: limits.oscore_exchanges_per_device,
+            observations: limits.oscore_observations_per_device,
+            challenges_per_second: limits.oscore_challenges_per_second,
+            challenges: limits.oscore_challenges_per_device,
+            places: limits.oscore_places_per_device,
+            candidates: limits.oscore_contexts_per_id,
+            kept_bytes: limits.oscore_reply_bytes,
+        }
+    }
 }
 
 impl Oscore {
     pub(super) fn new(setup: &Setup, records: &[(RecordKey, Bytes)]) -> Self {
-        let reserved = records.iter().filter(|(key, _)| key.kind == RecordKind::OscoreSequence);
-        let reserved = reserved.map(|(key, value)| {
-            let name = <[u8; 16]>::try_from(&key.key[..]).unwrap_or_default();
+        let mut reserved = BTreeMap::new();
+        let mut floor = 0;
+        for (key, value) in records.iter().filter(|(key, _)| key.kind == RecordKind::OscoreSequence) {
             // One that cannot be read must not let numbers be used again: the key is used up then.
             let upto = <[u8; 8]>::try_from(&value[..]).map_or(u64::MAX, u64::from_be_bytes);
-            (name, upto)
-        });
+            match <[u8; 16]>::try_from(&key.key[..]) {
+                Ok(name) => drop(reserved.insert(name, upto)),
+                Err(_) => floor = floor.max(upto),
+            }
+        }
         let mut oscore = Self {
             seed: setup.seed,
             epoch: setup.epoch,
             contexts: BTreeMap::new(),
             by_name: BTreeMap::new(),
             places: BTreeSet::new(),
-            reserved: reserved.collect(),
+            reserved,
+            floor,
             next: 0,
             kept_bytes: 0,
             now: Instant::default(),
             swept: Instant::default(),
+            bounds: Bounds::from(&setup.limits),
         };
-        oscore.configure(&setup.devices);
+        oscore.configure(setup);
         oscore
     }
 
     /// Takes over the devices of a configuration. A context whose keys stay keeps everything it knows.
-    pub(super) fn configure(&mut self, devices: &[DeviceSetup]) {
+    pub(super) fn configure(&mut self, setup: &Setup) {
+        let devices = &setup.devices;
+        self.bounds = Bounds::from(&setup.limits);
         let mut before: BTreeMap<_, _> = std::mem::take(&mut self.contexts)
             .into_iter()
             .map(|(id, secured)| {
@@ -199,12 +216,45 @@ impl Oscore {
             for place in secured.places {
                 self.places.remove(&(place, id));
             }
+            // What is being stored for it counts: it may be on the medium already.
+            if let Some(upto) = secured.reserving {
+                self.reserved.insert(secured.session.context().fingerprint(), upto);
+            }
         }
+    }
+
+    /// Forgets the reservations of keys that no device has any more, and gives the changes of the store, which belong into one
+    /// commit in this order. What must not be forgotten is up to where such a key's numbers are used, should its device come back
+    /// with it: a number that is used twice breaks the key (RFC 8613, 7.2.1). So all of them together leave one number behind,
+    /// the highest, from which every key begins that is not known here. There are 2^40 numbers, and notifications become up to
+    /// three bytes longer. The reservation of a key that has used half of them stays, or few would be left to the others.
+    pub(super) fn forget_unused(&mut self) -> Vec<Op> {
+        let used: BTreeSet<[u8; 16]> =
+            self.contexts.values().map(|secured| secured.session.context().fingerprint()).collect();
+        let gone: Vec<([u8; 16], u64)> = self
+            .reserved
+            .iter()
+            .filter(|(name, upto)| !used.contains(*name) && **upto <= PartialIv::MAX.get() / 2)
+            .map(|(name, upto)| (*name, *upto))
+            .collect();
+        let Some(highest) = gone.iter().map(|(_, upto)| *upto).max() else { return Vec::new() };
+        let record =
+            |name: &[u8]| RecordKey { kind: RecordKind::OscoreSequence, key: Bytes::copy_from_slice(name) };
+        let mut ops = Vec::with_capacity(gone.len() + 1);
+        if highest > self.floor {
+            self.floor = highest;
+            ops.push(Op::Put { key: record(FLOOR), value: Bytes::copy_from_slice(&highest.to_be_bytes()) });
+        }
+        for (name, _) in gone {
+            self.reserved.remove(&name);
+            ops.push(Op::Remove { key: record(&name) });
+        }
+        ops
     }
 
     fn begin(&self, device: DeviceId, context: &Arc<Context>) -> Secured {
         let fingerprint = context.fingerprint();
-        let first = self.reserved.get(&fingerprint).copied().unwrap_or(0);
+        let first = self.reserved.get(&fingerprint).copied().unwrap_or(self.floor);
         let session = Session::new(
             (**context).clone(),
             Sequence::resume(first),
@@ -259,7 +309,7 @@ impl Oscore {
         let outer = fingerprint(datagram);
         let mut refusal = Refusal::UnknownContext;
         let candidates = Id::new(kid).and_then(|kid| self.by_name.get(&kid)).cloned().unwrap_or_default();
-        for id in candidates.into_iter().take(CANDIDATES_MAX) {
+        for id in candidates.into_iter().take(self.bounds.candidates) {
             let Some(secured) = self.contexts.get_mut(&id) else { continue };
             if let Some(known) = secured.repeated(now, endpoint, request.message_id(), outer) {
                 let answer = known.sent.as_ref().map(|(_, bytes)| bytes.clone());
@@ -285,12 +335,12 @@ impl Oscore {
                     };
                     secured.challenges = VecDeque::new();
                     let device = secured.device.clone();
-                    self.kept_bytes -= secured.remember(known);
+                    self.kept_bytes -= secured.remember(known, self.bounds);
                     let signed_in = self.heard(id, endpoint);
                     return Incoming::Request { context: id, device, datagram, signed_in };
                 }
                 Ok(Opened::Challenge { exchange }) => {
-                    let answer = secured.ask(now, endpoint, request, exchange);
+                    let answer = secured.ask(now, endpoint, request, exchange, self.bounds);
                     return Incoming::Challenged { context: id, answer };
                 }
                 // With another context of the same id it may be right, and new: they count on their own.
@@ -309,7 +359,7 @@ impl Oscore {
             return false;
         }
         secured.places.push_back(endpoint);
-        if secured.places.len() > PLACES_MAX
+        if secured.places.len() > self.bounds.places
             && let Some(oldest) = secured.places.pop_front()
         {
             self.places.remove(&(oldest, id));
@@ -324,7 +374,7 @@ impl Oscore {
         if message.code() == Code::EMPTY {
             return Some(plain.clone());
         }
-        if self.kept_bytes + plain.len() + MAX_EXPANSION_BYTES > KEPT_BYTES_MAX {
+        if self.kept_bytes + plain.len() + MAX_EXPANSION_BYTES > self.bounds.kept_bytes {
             self.sweep();
         }
         let secured = self.contexts.get_mut(&id)?;
@@ -339,7 +389,7 @@ impl Oscore {
         buffer.truncate(length);
         let bytes = Bytes::from(buffer);
         self.kept_bytes -= known.kept_bytes();
-        let keep = self.kept_bytes + bytes.len() <= KEPT_BYTES_MAX;
+        let keep = self.kept_bytes + bytes.len() <= self.bounds.kept_bytes;
         known.sent = keep.then(|| (fingerprint, bytes.clone()));
         self.kept_bytes += known.kept_bytes();
         Some(bytes)
@@ -381,7 +431,7 @@ impl Oscore {
         self.reserved.insert(secured.session.context().fingerprint(), upto);
         secured.session.sequence_mut().stored(upto);
         let Waiting { endpoint, header, token, exchange } = secured.waiting.take()?;
-        Some((endpoint, secured.challenge(endpoint, header, token, exchange)?))
+        Some((endpoint, secured.challenge(endpoint, header, token, exchange, self.bounds)?))
     }
 }
 
@@ -396,7 +446,7 @@ impl Secured {
 
     /// Remembers a request, and forgets one whose token it takes over and the oldest beyond the bound, of those that are answered
     /// if there are any. Gives the bytes that are no longer kept.
-    fn remember(&mut self, new: Known) -> usize {
+    fn remember(&mut self, new: Known, bounds: Bounds) -> usize {
         let mut freed = 0;
         self.known.retain(|known| {
             let stays = (known.endpoint, known.token) != (new.endpoint, new.token)
@@ -405,7 +455,7 @@ impl Secured {
             freed += if stays { 0 } else { known.kept_bytes() };
             stays
         });
-        for (observing, most) in [(false, EXCHANGES_MAX), (true, OBSERVATIONS_MAX)] {
+        for (observing, most) in [(false, bounds.exchanges), (true, bounds.observations)] {
             if self.known.iter().filter(|known| known.observing == observing).count() >= most
                 && let Some(oldest) = self.oldest(observing)
                 && let Some(known) = self.known.remove(oldest)
@@ -430,6 +480,7 @@ impl Secured {
         endpoint: Endpoint,
         request: &Message<'_>,
         exchange: Exchange,
+        bounds: Bounds,
     ) -> Option<Bytes> {
         let kind = match request.kind() {
             Kind::Confirmable => Kind::Acknowledgement,
@@ -441,13 +492,13 @@ impl Secured {
         if let Some((_, answer)) = known {
             return addressed(answer, header, request.token());
         }
-        let every = Duration::from_secs(1) / CHALLENGES_PER_SECOND;
+        let every = Duration::from_secs(1) / bounds.challenges_per_second.max(1);
         let paid_until = self.challenged_until.max(now).after(every);
         if paid_until > now.after(Duration::from_secs(1)) {
             return None;
         }
         self.challenged_until = paid_until;
-        self.challenge(endpoint, header, request.token(), exchange)
+        self.challenge(endpoint, header, request.token(), exchange, bounds)
     }
 
     fn challenge(
@@ -456,12 +507,13 @@ impl Secured {
         header: Header,
         token: Token,
         mut exchange: Exchange,
+        bounds: Bounds,
     ) -> Option<Bytes> {
         let mut buffer = [0; CHALLENGE_BYTES];
         match self.session.challenge(&mut exchange, header, token, &mut buffer) {
             Ok(bytes) => {
                 let bytes = Bytes::copy_from_slice(bytes);
-                if self.challenges.len() >= CHALLENGES_KEPT {
+                if self.challenges.len() >= bounds.challenges {
                     self.challenges.pop_front();
                 }
                 self.challenges.push_back((exchange.request(), bytes.clone()));

@@ -117,6 +117,13 @@ impl Coap {
         }
     }
 
+    /// Has the reservations of keys that are no longer configured taken out of the store.
+    pub(super) fn forget_unused_keys(&mut self) {
+        for op in self.oscore.forget_unused() {
+            self.requests.push_back(Request::Record { op, receipt: None });
+        }
+    }
+
     /// Numbers of a context are stored.
     pub(super) fn reserved(&mut self, context: ContextId) {
         if let Some((endpoint, bytes)) = self.oscore.reserved(context) {
