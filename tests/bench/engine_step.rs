@@ -49,6 +49,7 @@ fn engine(durability: Durability) -> Engine {
             routing_key: None,
             durability,
             priority: 5,
+            senml: tidegate_engine::event::Senml::Untouched,
         }],
         limits,
     };

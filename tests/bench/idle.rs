@@ -64,7 +64,7 @@ impl Idle {
 }
 
 /// Makes room for so many files, for the servers as well, which inherit it.
-fn raise_open_files(wanted: u64) -> io::Result<()> {
+pub(crate) fn raise_open_files(wanted: u64) -> io::Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= wanted) {

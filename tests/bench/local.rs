@@ -5,7 +5,7 @@ use crate::load::greet;
 use crate::mosquitto::Mosquitto;
 use crate::pairs::{Pairs, subscribe};
 use crate::process;
-use crate::selection::Selection;
+use crate::selection::{Selection, median};
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -127,7 +127,7 @@ impl Local {
                     reports.push(runtime.block_on(measure(server, case, messages))?);
                 }
             }
-            let [own, peer] = reports.map(|reports| median(&reports));
+            let [own, peer] = reports.map(|reports| summary(&reports));
             for (server, report) in servers.iter().zip([&own, &peer]) {
                 println!(
                     "{:<10} {:>11.0}   {:>4}   {:>11.2}   {:>6.2}   {:>6.2}",
@@ -199,16 +199,11 @@ async fn hold_filters(target: SocketAddr, count: usize) -> io::Result<Vec<TcpStr
 }
 
 /// Each figure's median; what was lost is summed.
-fn median(reports: &[Report]) -> Report {
-    let of = |figure: &dyn Fn(&Report) -> f64| {
-        let mut figures: Vec<f64> = reports.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures.get(figures.len() / 2).copied().unwrap_or_default()
-    };
+fn summary(reports: &[Report]) -> Report {
     Report {
-        delivered_rate: of(&|report| report.delivered_rate),
+        delivered_rate: median(reports, |report| report.delivered_rate),
         lost: reports.iter().map(|report| report.lost).sum(),
-        cpu_us: of(&|report| report.cpu_us),
-        latency_ms: [0, 1, 2].map(|index| of(&|report| report.latency_ms[index])),
+        cpu_us: median(reports, |report| report.cpu_us),
+        latency_ms: [0, 1, 2].map(|index| median(reports, |report| report.latency_ms[index])),
     }
 }

@@ -5,8 +5,10 @@
 
 mod attacks;
 mod backlog;
+mod coap;
 mod compare;
 mod consumer;
+mod dtls;
 mod idle;
 mod ledger;
 mod load;
@@ -42,6 +44,10 @@ enum Command {
     Local(local::Local),
     /// The memory of idle connections, beside Mosquitto.
     Idle(idle::Idle),
+    /// CoAP requests that are stored and synced, beside libcoap's server that keeps them in memory.
+    Coap(coap::Coap),
+    /// The memory of DTLS associations.
+    Dtls(dtls::Dtls),
     /// The acknowledgement times of an honest device beside each attack.
     Attacks(attacks::Attacks),
     /// Ten times as many publishers as the gateway bears.
@@ -61,6 +67,8 @@ fn main() -> ExitCode {
         Command::Backlog(backlog) => backlog.run(),
         Command::Local(local) => local.run(),
         Command::Idle(idle) => idle.run(),
+        Command::Coap(coap) => coap.run(),
+        Command::Dtls(dtls) => dtls.run(),
         Command::Attacks(attacks) => attacks.run(),
         Command::Overload(overload) => overload.run(),
     };

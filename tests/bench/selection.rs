@@ -1,4 +1,5 @@
-//! Which cases of a comparison are run, how often, and with how many messages. Knows nothing of the cases themselves.
+//! Which cases of a comparison are run, how often, with how many messages, and what stands for all rounds. Knows nothing of the
+//! cases themselves.
 
 /// A choice among the cases of a comparison.
 #[derive(Clone, Debug, clap::Args)]
@@ -24,4 +25,11 @@ impl Selection {
     pub(crate) fn of(&self, messages: usize) -> usize {
         if self.short { messages / 10 } else { messages }
     }
+}
+
+/// The median of one figure of all rounds.
+pub(crate) fn median<R>(reports: &[R], figure: impl Fn(&R) -> f64) -> f64 {
+    let mut figures: Vec<f64> = reports.iter().map(figure).collect();
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or_default()
 }

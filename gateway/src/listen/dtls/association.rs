@@ -3,6 +3,7 @@
 use super::hello::Hello;
 use super::keys::PresharedKey;
 use bytes::Bytes;
+use std::sync::Arc;
 use std::time::Instant;
 use tidegate_engine::id::DeviceId;
 
@@ -10,7 +11,7 @@ use tidegate_engine::id::DeviceId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// It holds this pre-shared key.
-    Key(PresharedKey),
+    Key(Arc<PresharedKey>),
     /// It holds the private key of a certificate that was verified.
     Certificate {
         /// Whose it is.

@@ -84,7 +84,7 @@ impl Certified {
 pub(super) struct Maker {
     keys: Arc<Keys>,
     psk: Arc<Config>,
-    certified: Option<(Arc<Config>, DtlsCertificate, Certified)>,
+    certified: Option<(Arc<Config>, DtlsCertificate, Arc<Certified>)>,
 }
 
 impl Maker {
@@ -109,7 +109,7 @@ impl Maker {
             let (certificate, private_key) = certified.tls.own();
             let own =
                 DtlsCertificate { certificate: certificate.to_vec(), private_key: private_key.to_vec() };
-            Ok::<_, Error>((Arc::new(config.build()?), own, certified))
+            Ok::<_, Error>((Arc::new(config.build()?), own, Arc::new(certified)))
         });
         Ok(Self { keys, psk: Arc::new(psk.build()?), certified: certified.transpose()? })
     }
@@ -132,19 +132,14 @@ impl Make for Maker {
                 suite if CERTIFICATE_SUITES.contains(&suite) => {
                     self.certified.as_ref().map(|(config, own, certified)| {
                         let dtls = Dtls::new_12(Arc::clone(config), own.clone(), now);
-                        (dtls, Some(certified.clone()))
+                        (dtls, Some(Arc::clone(certified)))
                     })
                 }
                 _ => None,
             })
             .ok_or_else(|| self.no_suite(hello))?;
-        let mut association = DimplAssociation {
-            dtls,
-            keys: Arc::clone(&self.keys),
-            certified,
-            asked: None,
-            certificate: None,
-        };
+        let mut association =
+            DimplAssociation { dtls, keys: Arc::clone(&self.keys), certified, said: Some(Box::default()) };
         // The exchange that took place without it: what it says to that was said already.
         association.tell(now, &hello.without_cookie())?;
         association.discard();
@@ -195,24 +190,36 @@ impl Maker {
 /// Suites of a client that are shown in the log.
 const SUITES_SHOWN: usize = 16;
 
-/// An association by dimpl.
+/// An association by dimpl. There are thousands, most of them silent: what only a handshake needs stands apart, so that this fits
+/// a size of which the allocator has one.
 pub(super) struct DimplAssociation {
     dtls: Dtls,
     keys: Arc<Keys>,
     /// What it is with certificates.
-    certified: Option<Certified>,
-    /// The pre-shared key that the peer asked for.
+    certified: Option<Arc<Certified>>,
+    /// What the peer has said of itself, until the handshake is done.
+    said: Option<Box<Said>>,
+}
+
+/// Who the peer says that it is.
+#[derive(Default)]
+struct Said {
+    /// The pre-shared key that it asked for.
     asked: Option<Asked>,
     /// Its certificate.
     certificate: Option<Identity>,
 }
+
+const _: () = assert!(size_of::<DimplAssociation>() <= 3_584, "it no longer fits that size");
 
 impl DimplAssociation {
     fn tell(&mut self, now: Instant, datagram: &[u8]) -> Result<(), Refusal> {
         self.dtls.handle_timeout(now).map_err(|error| self.refusal(&error))?;
         self.keys.take_asked();
         let told = self.dtls.handle_packet(datagram);
-        self.asked = self.keys.take_asked().or(self.asked.take());
+        if let (Some(said), Some(asked)) = (&mut self.said, self.keys.take_asked()) {
+            said.asked = Some(asked);
+        }
         told.map_err(|error| self.refusal(&error))
     }
 
@@ -234,7 +241,7 @@ impl DimplAssociation {
 
     /// What went wrong, in the operator's words.
     fn refusal(&self, error: &Error) -> Refusal {
-        let key = self.asked.as_ref().map(|asked| match asked {
+        let key = self.said.as_ref().and_then(|said| said.asked.as_ref()).map(|asked| match asked {
             Asked::Known(key) => format!(
                 "its pre-shared key is not the one that stands here for {:?} (`psk`), or it went away in the middle",
                 key.device.as_str()
@@ -292,14 +299,18 @@ impl Association for DimplAssociation {
             Output::Timeout(until) => Event::Wait(until),
             Output::PeerCert(certificate) => {
                 let device = self.judge(certificate)?;
-                self.certificate =
-                    Some(Identity::Certificate { device, der: Bytes::copy_from_slice(certificate) });
+                if let Some(said) = &mut self.said {
+                    said.certificate =
+                        Some(Identity::Certificate { device, der: Bytes::copy_from_slice(certificate) });
+                }
                 Event::Nothing
             }
-            Output::Connected => Event::Established(match (&self.asked, self.certificate.take()) {
-                (Some(Asked::Known(key)), None) => Identity::Key(key.clone()),
-                (None, Some(certificate)) => certificate,
-                (None, None) if self.certified.as_ref().is_some_and(|certified| !certified.tls.asks()) => {
+            Output::Connected => Event::Established(match self.said.take().map(|said| *said) {
+                Some(Said { asked: Some(Asked::Known(key)), certificate: None }) => Identity::Key(key),
+                Some(Said { asked: None, certificate: Some(certificate) }) => certificate,
+                Some(Said { asked: None, certificate: None })
+                    if self.certified.as_ref().is_some_and(|certified| !certified.tls.asks()) =>
+                {
                     Identity::Nobody
                 }
                 _ => return Err(Refusal("it did not say who it is".to_owned())),

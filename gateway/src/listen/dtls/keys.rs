@@ -3,7 +3,7 @@
 use dimpl::PskResolver;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use tidegate_engine::id::DeviceId;
 
 /// A device's key, and the name by which it calls it (`psk`, `psk_identity`).
@@ -27,20 +27,20 @@ impl fmt::Debug for PresharedKey {
 /// What a handshake asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    Known(PresharedKey),
+    Known(Arc<PresharedKey>),
     Unknown(Vec<u8>),
 }
 
 /// All keys by identity.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
-    by_identity: HashMap<Vec<u8>, PresharedKey>,
+    by_identity: HashMap<Vec<u8>, Arc<PresharedKey>>,
     asked: Mutex<Option<Asked>>,
 }
 
 impl Keys {
     pub(super) fn new(keys: &[PresharedKey]) -> Self {
-        let by_identity = keys.iter().map(|key| (key.identity.clone(), key.clone())).collect();
+        let by_identity = keys.iter().map(|key| (key.identity.clone(), Arc::new(key.clone()))).collect();
         Self { by_identity, asked: Mutex::default() }
     }
 
@@ -50,7 +50,7 @@ impl Keys {
 
     /// Whether this key still is what stands under its identity.
     pub(super) fn has(&self, key: &PresharedKey) -> bool {
-        self.by_identity.get(&key.identity) == Some(key)
+        self.by_identity.get(&key.identity).is_some_and(|known| **known == *key)
     }
 
     /// What was asked for since the last call: one handshake at a time is told anything.
@@ -63,7 +63,7 @@ impl PskResolver for Keys {
     fn resolve(&self, identity: &[u8]) -> Option<Vec<u8>> {
         let found = self.by_identity.get(identity);
         let asked = match found {
-            Some(found) => Asked::Known(found.clone()),
+            Some(found) => Asked::Known(Arc::clone(found)),
             None => Asked::Unknown(identity.to_vec()),
         };
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);

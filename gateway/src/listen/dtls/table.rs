@@ -32,7 +32,8 @@ struct Live {
 /// All associations of one socket.
 pub(super) struct Table {
     bounds: Bounds,
-    all: HashMap<SocketAddr, Live>,
+    /// Each apart: a table has room for more than it holds.
+    all: HashMap<SocketAddr, Box<Live>>,
     /// In the order of their last use.
     by_use: BTreeMap<u64, SocketAddr>,
     uses: u64,
@@ -161,7 +162,7 @@ impl Table {
         self.last_number = self.last_number.wrapping_add(1).max(1);
         let number = self.last_number;
         let live = Live { association, identity, number, random, since: now, last: now, used, due: None };
-        self.all.insert(peer, live);
+        self.all.insert(peer, Box::new(live));
         self.by_use.insert(used, peer);
         self.keep_to_bounds(now, out);
         self.drive(now, peer, Ok(()), out);

@@ -169,7 +169,7 @@ fn a_device_with_its_key_is_known_and_both_ways_are_open() {
     let mut gateway = Gateway::new(BOUNDS);
     let mut device = connected(&mut gateway, "a", 1);
     device.says(&mut gateway, b"reading");
-    assert_eq!(gateway.came, [(address(1), Identity::Key(key("a", b"secret")), b"reading".to_vec())]);
+    assert_eq!(gateway.came, [(address(1), Identity::Key(key("a", b"secret").into()), b"reading".to_vec())]);
     let answer = gateway.send(address(1), gateway.association, b"answer");
     device.told(answer);
     device.talk(&mut gateway);
