@@ -109,7 +109,7 @@ fn wait(bystander: &Bystander, more: usize) {
 }
 
 /// In milliseconds; of ascending times.
-fn p99(times: &[Duration]) -> f64 {
+pub(crate) fn p99(times: &[Duration]) -> f64 {
     let place = times.len().saturating_sub(1) * 99 / 100;
     times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1_000.0)
 }

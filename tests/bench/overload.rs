@@ -1,12 +1,13 @@
 //! Ten times as many publishers as the gateway bears, for minutes: what it still makes safe, beside what it makes safe at its
 //! peak, and what that does to its memory and to a device with one message at a time.
 
+use crate::attacks::p99;
 use crate::process::rss_mib;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use tidegate_tests::attacks::{Arena, Bystander, Case, Setting};
 use tidegate_tests::fleet::{Fleet, Plan};
-use tidegate_tests::gateway::Gateway;
 
 /// Devices that bring the gateway to its peak, each with its window always full: more give no more.
 const DEVICES: usize = 20;
@@ -32,41 +33,56 @@ pub(crate) struct Overload {
     seconds: u64,
 }
 
+/// A gateway that makes everything safe on the disk, with an honest device beside the others.
+const CASE: Case = Case {
+    id: "overload",
+    name: "publishers",
+    setting: |_| Setting::of("[[route]]\ntopic = \"sensors/#\"\ndurability = \"disk\"\n"),
+    attack: |_| Box::pin(std::future::ready(())),
+    counted: &[],
+    audited: &[],
+};
+
 struct Seen {
     per_second: f64,
     /// MiB at the beginning and at the most.
     memory: (f64, f64),
+    /// The honest device's, in milliseconds.
+    p99: f64,
 }
 
 impl Overload {
     pub(crate) fn run(&self) -> io::Result<()> {
-        let mut gateway = Gateway::prepare("");
-        gateway.configure("[[route]]\ntopic = \"sensors/#\"\ndurability = \"disk\"\n");
-        gateway.start_again();
+        let arena = Arena::start(&CASE);
+        let bystander = arena.bystander();
+        sleep(SETTLING);
+        let peace = p99(&bystander.latencies());
         let lasting = Duration::from_secs(self.seconds);
-        let peak = publish(&gateway, DEVICES, PEAK.min(lasting))?;
-        let attacked = publish(&gateway, TIMES * DEVICES, lasting)?;
+        let peak = publish(&arena, &bystander, DEVICES, PEAK.min(lasting))?;
+        let beyond = publish(&arena, &bystander, TIMES * DEVICES, lasting)?;
+        let _ = bystander.finish();
         println!(
-            "\n{DEVICES} publishers: {:.0}/s made safe; {TIMES} times as many for {} s: {:.0}/s, {:.0} % of that",
-            peak.per_second,
-            self.seconds,
-            attacked.per_second,
-            100.0 * attacked.per_second / peak.per_second
+            "\npublishers   made safe/s   memory at first, at most (MiB)   p99 of a device with one message at a time (ms)"
         );
+        println!("{:>10}   {:>11}   {:>30}   {peace:.2}", 0, "", "");
+        for (devices, seen) in [(DEVICES, &peak), (TIMES * DEVICES, &beyond)] {
+            let memory = format!("{:.0}, {:.0}", seen.memory.0, seen.memory.1);
+            println!("{devices:>10}   {:>11.0}   {memory:>30}   {:.2}", seen.per_second, seen.p99);
+        }
         println!(
-            "memory: {:.0} MiB after {} s, {:.0} MiB at the most; devices were told to hold {} times, {:.0} bytes unsafe now",
-            attacked.memory.0,
-            SETTLING.as_secs(),
-            attacked.memory.1,
-            gateway.metric("tidegate_holds_total"),
-            gateway.metric("tidegate_unsafe_bytes"),
+            "{TIMES} times the peak's publishers for {} s: {:.0} % of its rate, {:.2} × its p99; devices were told to hold {} times",
+            self.seconds,
+            100.0 * beyond.per_second / peak.per_second,
+            beyond.p99 / peak.p99,
+            arena.gateway.metric("tidegate_holds_total"),
         );
         Ok(())
     }
 }
 
 /// Publishes from so many devices for so long, and sees to it that nothing was acknowledged that is not safe.
-fn publish(gateway: &Gateway, devices: usize, lasting: Duration) -> io::Result<Seen> {
+fn publish(arena: &Arena, bystander: &Bystander, devices: usize, lasting: Duration) -> io::Result<Seen> {
+    let gateway = &arena.gateway;
     let (address, pid) = (gateway.mqtt, gateway.pid());
     let before = gateway.metric("tidegate_store_committed_rows_total");
     let plan = Plan {
@@ -80,6 +96,7 @@ fn publish(gateway: &Gateway, devices: usize, lasting: Duration) -> io::Result<S
     fleet.allow(usize::MAX);
     sleep(SETTLING);
     let (began, begun) = (Instant::now(), fleet.acknowledged());
+    let _ = bystander.latencies();
     let first = rss_mib(&[pid]);
     let mut most = first;
     while began.elapsed() < lasting {
@@ -98,5 +115,5 @@ fn publish(gateway: &Gateway, devices: usize, lasting: Duration) -> io::Result<S
     if fleet.reconnects() > 0 {
         println!("{} connections were lost", fleet.reconnects());
     }
-    Ok(Seen { per_second, memory: (first, most) })
+    Ok(Seen { per_second, memory: (first, most), p99: p99(&bystander.latencies()) })
 }

@@ -101,6 +101,12 @@ impl fmt::Display for Topic {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Filter(Arc<str>);
 
+impl std::borrow::Borrow<str> for Filter {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl Filter {
     /// Parses a topic filter.
     ///

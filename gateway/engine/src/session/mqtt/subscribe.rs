@@ -57,6 +57,11 @@ impl Exchange<'_> {
         let group = mqtt::split_shared(wish.filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
         let plain = group.map_or(wish.filter, |(_, filter)| filter);
         let limits = &self.shared.limits;
+        // First, and without parsing: a packet can have thousands of filters that one session cannot.
+        let full = self.session.subscriptions.len() >= limits.subscriptions_per_session;
+        if full && !self.session.subscriptions.contains_key(wish.filter) {
+            return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
         let levels = 1 + plain.bytes().filter(|byte| *byte == b'/').count();
         if wish.filter.len() > limits.topic_bytes || levels > limits.topic_levels {
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
@@ -69,9 +74,6 @@ impl Exchange<'_> {
             return Err(ReasonCode::NOT_AUTHORIZED);
         }
         let before = self.session.subscriptions.get(&filter).copied();
-        if before.is_none() && self.session.subscriptions.len() >= limits.subscriptions_per_session {
-            return Err(ReasonCode::QUOTA_EXCEEDED);
-        }
         let granted = Granted {
             qos: super::engine_qos(wish.qos),
             no_local: wish.no_local,
