@@ -83,24 +83,30 @@ fn round(case: &Case, samples: usize) -> Round {
     wait(&bystander, samples);
     let peace = p99(&bystander.latencies());
     let (used, began) = (cpu(&pids), Instant::now());
-    std::thread::scope(|scope| {
-        scope.spawn(|| attack(case, &arena, &bystander, samples));
-    });
+    elsewhere(|| attack(case, &arena, &bystander, samples));
     let attacked = p99(&bystander.latencies());
     let share = cpu(&pids).saturating_sub(used).as_secs_f64() / began.elapsed().as_secs_f64();
     let _ = bystander.finish(); // What it was told is the tests' affair.
     Round { peace, attacked, share }
 }
 
-/// Attacks until the device has been acknowledged so often. An attacker has a machine of its own: here it takes what the device
-/// and the gateway leave of this one.
+/// Attacks until the device has been acknowledged so often.
 fn attack(case: &Case, arena: &Arena, bystander: &Bystander, samples: usize) {
-    rustix::process::nice(19).expect("a lower priority");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let until = bystander.acknowledged() + samples;
     while bystander.acknowledged() < until {
         runtime.block_on((case.attack)(arena));
     }
+}
+
+/// Does what others would do on machines of their own: it, and the threads that it starts, take what the device and the gateway
+/// leave of this one.
+pub(crate) fn elsewhere<T: Send>(does: impl FnOnce() -> T + Send) -> T {
+    let nicely = || {
+        rustix::process::nice(19).expect("a lower priority");
+        does()
+    };
+    std::thread::scope(|scope| scope.spawn(nicely).join().expect("it does not panic"))
 }
 
 fn wait(bystander: &Bystander, more: usize) {
