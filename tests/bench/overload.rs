@@ -33,11 +33,16 @@ pub(crate) struct Overload {
     seconds: u64,
 }
 
-/// A gateway that makes everything safe on the disk, with an honest device beside the others.
+/// A gateway that makes everything safe on the disk, with an honest device beside the others. The spool does not fill up in
+/// minutes: who is measured is the gateway, not its upstream.
 const CASE: Case = Case {
     id: "overload",
     name: "publishers",
-    setting: |_| Setting::of("[[route]]\ntopic = \"sensors/#\"\ndurability = \"disk\"\n"),
+    setting: |_| {
+        Setting::of(
+            "[spool]\nmax_size = \"8 GiB\"\n[[route]]\ntopic = \"sensors/#\"\ndurability = \"disk\"\n",
+        )
+    },
     attack: |_| Box::pin(std::future::ready(())),
     counted: &[],
     audited: &[],
