@@ -343,8 +343,6 @@ fn a_block_transfer_goes_on_when_the_line_is_cut_in_the_middle_and_mended() {
         upload.send(&mut port);
         drop(port);
         drop(cable);
-        let lost = || (gateway.log().matches("a serial line is lost").count() > cuts).then_some(());
-        assert!(wait_for(SOON, lost).is_some(), "{}", gateway.log());
         cable = Cable::new(gateway.folder());
         port = Port::open(gateway.folder().join("device"));
     }
