@@ -173,12 +173,14 @@ impl Gateway {
 
         // The store first: that another gateway has this directory explains more than that it has our port.
         let opened = open_store(&config)?;
+        let audit = Audit::start(&config.data_dir)
+            .map_err(|source| RunError::System { what: "the audit log in gateway.data_dir", source })?;
         let listeners = bind(&config)?;
         let mut sockets = Sockets::bind(&config.coap_listen, config.limits.coap_message_bytes)?;
         let datagrams = sockets.numbered().map(|(_, socket)| socket.local_addr()).collect();
         let secure = config.coap_dtls.iter().flat_map(|dtls| &dtls.listen);
         let secure: Vec<_> = secure
-            .map(|address| dtls::Server::bind(*address, &setup::dtls(&config)).map(Arc::new))
+            .map(|address| dtls::Server::bind(*address, &setup::dtls(&config), audit.clone()).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let secure: Vec<_> = secure
             .into_iter()
@@ -210,8 +212,6 @@ impl Gateway {
             .collect::<Result<_, _>>()?;
         let verifier = Verifier::start(inbox.clone())
             .map_err(|source| RunError::System { what: "a thread for passwords", source })?;
-        let audit = Audit::start(&config.data_dir)
-            .map_err(|source| RunError::System { what: "the audit log in gateway.data_dir", source })?;
         audit.configured("in force");
         let parts = Parts {
             engine,

@@ -9,11 +9,11 @@ mod rule;
 
 use tidegate_tests::attacks::CASES;
 
-/// The cases on MQTT and on access that a gateway must stand, and those like them.
-const WANTED: [&str; 33] = [
+/// The cases on MQTT, on access and on DTLS that a gateway must stand, and those like them.
+const WANTED: [&str; 37] = [
     "M02", "M03", "M04", "M07", "M09", "M12", "M13", "M14", "M15", "M17", "M18", "M19", "M20", "M25", "M26",
-    "M28", "M29", "M30", "M32", "A01", "A02", "A03", "A05", "A06", "A08", "A09", "A10", "A11", "F01", "F02",
-    "F03", "F04", "F05",
+    "M28", "M29", "M30", "M32", "A01", "A02", "A03", "A05", "A06", "A08", "A09", "A10", "A11", "C15", "C16",
+    "C17", "C18", "F01", "F02", "F03", "F04", "F05",
 ];
 
 macro_rules! cases {
@@ -56,6 +56,10 @@ cases! {
     no_option_opens_a_port_to_all_the_world = "A09";
     certificates_that_are_not_in_order_let_nobody_in = "A10";
     guessing_is_slowed_down_and_locks_nobody_out = "A11";
+    hellos_from_anywhere_leave_nothing_behind = "C15";
+    after_odd_handshakes_their_peer_gets_in = "C16";
+    records_that_come_again_or_from_elsewhere_change_nothing = "C17";
+    identities_that_are_none_have_one_answer_and_write_nothing = "C18";
     a_flood_of_connections_from_one_address_leaves_room_for_others = "F01";
     connections_that_say_nothing_give_way_to_those_that_do = "F02";
     a_flood_of_clients_that_connect_and_go_leaves_nothing_behind = "F03";

@@ -52,8 +52,8 @@ pub fn tests_folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether there is a test of this name that runs: a function behind `#[test]`, not ignored, in a file of that path below one of
-/// `folders`.
+/// Whether there is a test of this name that runs: a function behind `#[test]`, not ignored, or a case of a table of such
+/// (`name = "ID";` in a `cases!`), in a file of that path below one of `folders`.
 fn is_a_test(name: &str, folders: &[&str]) -> bool {
     let Some((path, function)) = name.rsplit_once("::") else { return false };
     let file = PathBuf::from(path.replace("::", "/")).with_extension("rs");
@@ -62,6 +62,12 @@ fn is_a_test(name: &str, folders: &[&str]) -> bool {
         .filter_map(|folder| std::fs::read_to_string(tests_folder().join(folder).join(&file)).ok());
     for source in sources {
         let lines: Vec<&str> = source.lines().map(str::trim).collect();
+        let case = format!("{function} = \"");
+        if lines.contains(&"cases! {")
+            && lines.iter().any(|line| line.starts_with(&case) && line.ends_with("\";"))
+        {
+            return true;
+        }
         let heads = [format!("fn {function}("), format!("async fn {function}(")];
         let Some(at) = lines.iter().position(|line| heads.iter().any(|head| line.starts_with(head.as_str())))
         else {

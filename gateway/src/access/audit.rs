@@ -13,6 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use tidegate_engine::event::{Action, Notice, Proof};
+use tidegate_engine::id::DeviceId;
 
 /// The file in the data folder; older ones have a number: `audit.1.jsonl` is the one before.
 pub const FILE: &str = "audit.jsonl";
@@ -120,8 +121,13 @@ impl Audit {
         }
     }
 
-    /// Writes down that a device's certificate did not let it in.
-    pub fn certificate_refused(&self, peer: SocketAddr, reason: &str) {
+    /// Writes down that a handshake let a device in, and by which means.
+    pub fn joined(&self, peer: SocketAddr, device: &DeviceId, by: &str) {
+        self.write(Kind::SignIn, json!({"device": device.as_str(), "peer": peer.to_string(), "by": by}));
+    }
+
+    /// Writes down that a handshake let nobody in: what a device showed was not accepted.
+    pub fn handshake_refused(&self, peer: SocketAddr, reason: &str) {
         let reason: String = reason.chars().take(REASON_CHARS).flat_map(char::escape_debug).collect();
         self.write(Kind::Refusal, json!({"peer": peer.to_string(), "reason": reason}));
     }

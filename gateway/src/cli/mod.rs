@@ -72,7 +72,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// What to log: a level (error, warn, info, debug, trace) or module=level, ... [default: info]
+    /// What to log: a level (error, warn, info, debug, trace) or module=level, ... [default: info,dimpl=error]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
 }

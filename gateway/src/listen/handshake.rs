@@ -311,7 +311,7 @@ impl Door {
     fn failed(&self, peer: SocketAddr, spoken: Spoken, failure: &Failure) {
         self.admission.handshake_failed();
         if failure.is_about_access() {
-            self.audit.certificate_refused(peer, &failure.to_string());
+            self.audit.handshake_refused(peer, &failure.to_string());
         }
         let pass = self.failures.lock().unwrap_or_else(PoisonError::into_inner).allow(Instant::now());
         if let Some(Pass { suppressed }) = pass {

@@ -4,13 +4,14 @@
 
 use tidegate_tests::statements::{faults, tests_folder};
 
-/// Where tests are looked for: beside this file, and beside the server.
+/// Where tests are looked for: beside this file, and beside the server and its listeners.
 const FOLDERS: &[&str] = &[
     "conformance/coap",
     "conformance",
     ".",
     "../gateway/engine/src/session/coap/tests",
     "../gateway/engine/src/session/coap",
+    "../gateway/src/listen",
 ];
 
 /// Sections of RFC 7252, with the numbers of their first and last statement.
@@ -143,6 +144,10 @@ const ATTACKS: &[(&str, u16, u16)] = &[
     ("C11", 1, 1),
     ("C12", 1, 1),
     ("C14", 1, 1),
+    ("C15", 1, 1),
+    ("C16", 1, 1),
+    ("C17", 1, 1),
+    ("C18", 1, 1),
     ("C19", 1, 1),
 ];
 

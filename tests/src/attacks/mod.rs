@@ -5,6 +5,7 @@
 mod access;
 mod bystander;
 mod crowds;
+mod datagrams;
 mod floods;
 mod guessing;
 mod packets;
@@ -40,7 +41,7 @@ pub type Attack = for<'a> fn(&'a Arena) -> Pin<Box<dyn Future<Output = ()> + 'a>
 /// One attack.
 #[derive(Clone, Copy)]
 pub struct Case {
-    /// M.. on MQTT, A.. on access, F.. what is like them.
+    /// M.. on MQTT, A.. on access, C.. on DTLS, F.. what is like them.
     pub id: &'static str,
     /// What it is, in words.
     pub name: &'static str,
@@ -112,6 +113,10 @@ pub const CASES: &[Case] = &[
     settings::A09,
     settings::A10,
     guessing::A11,
+    datagrams::C15,
+    datagrams::C16,
+    datagrams::C17,
+    datagrams::C18,
     floods::F01,
     floods::F02,
     floods::F03,

@@ -208,6 +208,7 @@ impl Handshakes {
         self.stats.established += 1;
         self.spared.give_back(peer.ip());
         tracing::debug!(%peer, ?identity, "DTLS association");
+        out.push(Order::Note { peer, outcome: Ok(identity.clone()) });
         Some(Done { association, identity, random })
     }
 
@@ -222,6 +223,7 @@ impl Handshakes {
     fn refuse(&mut self, peer: SocketAddr, refusal: &Refusal, out: &mut Vec<Order>) {
         self.stats.refused += 1;
         out.push(Order::Send { peer, datagram: FAILURE.to_vec() });
+        out.push(Order::Note { peer, outcome: Err(refusal.clone()) });
         if let Some(Pass { suppressed }) = self.log.allow(Instant::now()) {
             tracing::warn!(%peer, suppressed, "a DTLS handshake was refused: {refusal}");
         }

@@ -12,11 +12,13 @@ mod spared;
 mod table;
 
 pub use association::Identity;
+use association::Refusal;
 pub(crate) use by_dimpl::can_sign_with;
 pub use keys::PresharedKey;
 pub use peers::DtlsStats;
 
 use super::{BindError, socket};
+use crate::access::audit::Audit;
 use crate::inbox::Inbox;
 use crate::logging::{Pass, Throttle};
 use crate::tls::Tls;
@@ -45,6 +47,7 @@ const DATAGRAM_BYTES: usize = 65_535;
 pub struct Server {
     socket: UdpSocket,
     peers: Peers,
+    audit: Audit,
     /// Something was sent, and a timer is due earlier than before.
     changed: Notify,
 }
@@ -68,7 +71,7 @@ impl Server {
     ///
     /// # Errors
     /// [`SetUpError`] in words for the operator.
-    pub fn bind(address: SocketAddr, with: &With<'_>) -> Result<Self, SetUpError> {
+    pub fn bind(address: SocketAddr, with: &With<'_>, audit: Audit) -> Result<Self, SetUpError> {
         let key = "coap.dtls.listen";
         let socket = UdpSocket::from_std(socket::bind_udp(key, address)?).map_err(|source| BindError {
             key,
@@ -78,7 +81,7 @@ impl Server {
         let now = Instant::now();
         let cookies = cookie::Cookies::new(now).ok_or(SetUpError::Random)?;
         let peers = Peers::new(cookies, with.maker()?, with.bounds());
-        Ok(Self { socket, peers, changed: Notify::new() })
+        Ok(Self { socket, peers, audit, changed: Notify::new() })
     }
 
     /// Goes on with new keys, certificates and bounds.
@@ -164,7 +167,19 @@ impl Server {
                 Order::Report { peer, association, identity, plain } => {
                     report(peer, association, &identity, plain);
                 }
+                Order::Note { peer, outcome } => self.note(peer, outcome),
             }
+        }
+    }
+
+    /// Writes down who got in, and who did not.
+    fn note(&self, peer: SocketAddr, outcome: Result<Identity, Refusal>) {
+        match outcome {
+            Ok(Identity::Key(key)) => self.audit.joined(peer, &key.device, "psk"),
+            Ok(Identity::Certificate { device, .. }) => self.audit.joined(peer, &device, "certificate"),
+            // Nobody was asked who it is, and nothing was decided.
+            Ok(Identity::Nobody) => {}
+            Err(Refusal(reason)) => self.audit.handshake_refused(peer, &reason),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! address begins beside its old association, which stays until the new one stands: a device that has lost its memory gets in at
 //! once, and nobody else can throw it out. What is sent waits for no handshake: each side has a lock of its own.
 
-use super::association::{Identity, Make};
+use super::association::{Identity, Make, Refusal};
 use super::cookie::Cookies;
 use super::handshakes::Handshakes;
 use super::hello;
@@ -43,6 +43,8 @@ pub(super) enum Order {
     Send { peer: SocketAddr, datagram: Vec<u8> },
     /// Reports what came over an association.
     Report { peer: SocketAddr, association: u32, identity: Identity, plain: Bytes },
+    /// Writes down what became of a handshake.
+    Note { peer: SocketAddr, outcome: Result<Identity, Refusal> },
 }
 
 /// What is counted. Counters only grow; gauges say what is now.

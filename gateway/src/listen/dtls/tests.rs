@@ -53,7 +53,7 @@ impl Gateway {
         for order in orders {
             match order {
                 Order::Send { peer: to, datagram } if to == peer => sent.push(datagram),
-                Order::Send { .. } => {}
+                Order::Send { .. } | Order::Note { .. } => {}
                 Order::Report { peer, association, identity, plain } => {
                     self.association = association;
                     self.came.push((peer, identity, plain.to_vec()));
