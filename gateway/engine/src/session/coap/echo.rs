@@ -26,6 +26,11 @@ impl Echo {
         Self { secret: seed, most, proved: BTreeMap::new(), oldest: BTreeSet::new() }
     }
 
+    /// Changes the bound; what is too much is forgotten as others prove their place.
+    pub(super) fn resize(&mut self, most: usize) {
+        self.most = most;
+    }
+
     fn value_at(&self, address: Address, seconds: u32) -> [u8; 12] {
         let mut hasher = DefaultHasher::new();
         hasher.write_u64(self.secret);
@@ -58,7 +63,7 @@ impl Echo {
             return false;
         }
         self.forget(address);
-        if self.proved.len() >= self.most
+        while self.proved.len() >= self.most
             && let Some((_, oldest)) = self.oldest.first().copied()
         {
             self.forget(oldest);

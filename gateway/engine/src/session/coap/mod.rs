@@ -169,6 +169,7 @@ impl Coap {
         self.oscore.configure(setup);
         self.forget_unused_keys();
         self.exchanges.resize(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer);
+        self.echo.resize(setup.limits.coap_peers);
     }
 
     /// While on, no message is taken: a CON is answered with 5.03 and a Max-Age, a NON is dropped (P7).

@@ -63,6 +63,11 @@ impl Coap {
     pub(super) fn end_observation(&mut self, now: Instant, number: Number) {
         let Some(observer) = self.observers.remove(number) else { return };
         self.exchanges.unpin(observer.address);
+        if matches!(observer.target, Target::Commands(_)) {
+            // Nobody else is told of them.
+            let lost = observer.waiting.len() + usize::from(observer.flight.is_some());
+            self.stats.dropped += u64::try_from(lost).unwrap_or(u64::MAX);
+        }
         if observer.flight.is_some() {
             self.exchanges.set_notifying(observer.address, false);
             self.send_next(now, observer.address);

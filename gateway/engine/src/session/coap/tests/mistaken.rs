@@ -97,6 +97,20 @@ fn asking_for_an_observation_once_more_loses_no_command() {
 }
 
 #[test]
+fn commands_that_an_observer_never_took_are_counted() {
+    let mut bench = Bench::new();
+    bench.observe(1, &COMMAND);
+    for number in 1..=3 {
+        bench.publish(&command(number));
+    }
+    bench.pass(Duration::from_secs(1_000));
+    for _ in 0..10 {
+        bench.pass(Duration::from_secs(1_000));
+    }
+    assert_eq!((bench.coap.stats().subscriptions, bench.coap.stats().dropped), (0, 3));
+}
+
+#[test]
 fn a_device_that_comes_back_elsewhere_again_and_again_takes_no_other_device_s_place() {
     let limits = Limits { coap_observers: 4, ..Limits::default() };
     let mut bench = Bench::with(Anonymous::Loopback, limits);
