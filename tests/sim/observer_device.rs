@@ -146,9 +146,9 @@ impl ObserverDevice {
         answers: bool,
         application: &mut Application,
     ) {
-        self.heard = now;
         let Some(number) = message.observe.filter(|_| message.code == 0x45) else {
             // Not on the list, or not any more: again in a moment.
+            self.heard = now;
             self.asking = Some((now + rng.u64(SECOND..2 * SECOND), 0, 0));
             return;
         };
@@ -156,7 +156,9 @@ impl ObserverDevice {
             self.asking = None;
         }
         if self.newest.is_none_or(|newest| is_newer(newest, (number, now))) {
-            self.newest = Some((number, now));
+            // What is old is as good as silence: a life whose clock was set back may have heard a copy of the request, and
+            // gives numbers that stand below those of the life before.
+            (self.newest, self.heard) = (Some((number, now)), now);
             application.acts.push_back(Act::Shown { key: message.key, answers });
         }
     }
