@@ -240,7 +240,7 @@ impl Gateway {
         };
         let admin = Admin::new(about, handle.clone());
         let mut gateway = Self {
-            config,
+            config: without_devices(config),
             driver,
             handle,
             admission,
@@ -422,9 +422,14 @@ impl Gateway {
         for server in &self.dtls {
             server.reload(&setup::dtls(&config)).map_err(|error| error.to_string())?;
         }
-        self.config = config;
+        self.config = without_devices(config);
         Ok((!restart.is_empty()).then(|| restart.join(", ")))
     }
+}
+
+/// What stays here of a configuration: of the devices, of which there may be thousands, those who judge them have what they need.
+fn without_devices(config: Config) -> Config {
+    Config { devices: Vec::new(), keys: Vec::new(), ..config }
 }
 
 /// Takes every address for streams.
