@@ -54,6 +54,8 @@ pub struct Config {
     pub mqtt: Streams,
     /// `coap.listen` (UDP).
     pub coap_listen: Vec<SocketAddr>,
+    /// `coap.multicast`: interfaces on which devices may look for the gateway.
+    pub coap_multicast: Vec<String>,
     /// `coap.tcp`, `coap.tls` and `coap.websocket`.
     pub coap_streams: Streams,
     /// `[[coap.resource]]`, and behind them the shipped ones.

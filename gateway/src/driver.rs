@@ -31,7 +31,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 use tidegate_engine::Engine;
-use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault, Via};
+use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault};
 use tidegate_engine::id::UpstreamId;
 use tidegate_engine::stats::Stats;
 use tidegate_engine::time::Now;
@@ -353,11 +353,11 @@ impl<S: Store + Send + 'static> Driver<S> {
             let Some(number) = self.datagrams.pop_front() else { return };
             let mut left = ROUND_DATAGRAMS;
             while left > 0
-                && let Some((endpoint, bytes)) = self.parts.sockets.receive(number)
+                && let Some((endpoint, via, bytes)) = self.parts.sockets.receive(number)
             {
                 left -= 1;
                 self.stats.inputs += 1;
-                self.parts.engine.handle(now, Input::Datagram { endpoint, via: Via::Open, bytes });
+                self.parts.engine.handle(now, Input::Datagram { endpoint, via, bytes });
             }
             if left == 0 {
                 self.datagrams.push_back(number);

@@ -176,7 +176,8 @@ impl Gateway {
         let audit = Audit::start(&config.data_dir)
             .map_err(|source| RunError::System { what: "the audit log in gateway.data_dir", source })?;
         let listeners = bind(&config)?;
-        let mut sockets = Sockets::bind(&config.coap_listen, config.limits.coap_message_bytes)?;
+        let mut sockets =
+            Sockets::bind(&config.coap_listen, &config.coap_multicast, config.limits.coap_message_bytes)?;
         let datagrams = sockets.numbered().map(|(_, socket)| socket.local_addr()).collect();
         let secure = config.coap_dtls.iter().flat_map(|dtls| &dtls.listen);
         let secure: Vec<_> = secure

@@ -1,5 +1,5 @@
-//! OSCORE with implementations that are not ours: aiocoap as the device of the real gateway, over a kill -9 and a restart of
-//! it; and the firmware's publisher as the client of an aiocoap server, over a kill and a restart of that one.
+//! OSCORE with implementations that are not ours: aiocoap and libcoap as the device of the real gateway, over UDP and TCP, and over
+//! a kill -9 and a restart of it; and the firmware's publisher as the client of an aiocoap server, over a kill and a restart of that one.
 
 use super::python;
 use std::io::{BufRead, BufReader, Write};
@@ -43,10 +43,19 @@ fn spawn(script_name: &str, args: &[&str]) -> (Child, BufReader<ChildStdout>) {
 
 #[test]
 fn aiocoap_makes_its_tour_with_oscore_over_a_restart_of_the_gateway() {
+    aiocoap_tour("coap");
+}
+
+#[test]
+fn aiocoap_makes_its_tour_with_oscore_over_tcp_and_a_restart_of_the_gateway() {
+    aiocoap_tour("coap+tcp");
+}
+
+fn aiocoap_tour(scheme: &str) {
     let mut gateway = gateway();
     let folder = tempfile::tempdir().unwrap();
     context(folder.path(), "5a02", "01");
-    let url = format!("coap://{}", gateway.coap);
+    let url = format!("{scheme}://{}", gateway.coap);
     let (mut tour, said) = spawn("tour_aiocoap.py", &[&url, folder.path().to_str().unwrap()]);
     let mut steps = Vec::new();
     for line in said.lines() {
@@ -71,10 +80,14 @@ fn aiocoap_makes_its_tour_with_oscore_over_a_restart_of_the_gateway() {
 
 /// A gateway that lets in one device and nobody else.
 fn gateway() -> Gateway {
-    let mut gateway = Gateway::prepare(
-        "[access]\nanonymous = \"never\"\n[device.boiler-3]\nsubscribe = [\"sensors/boiler-3/#\"]\n\
-         oscore = { device_id = \"5a02\", secret_file = \"boiler-3.oscore\" }\n",
-    );
+    let mut gateway = Gateway::prepare("");
+    // TCP's ports are apart from UDP's.
+    gateway.configure(&format!(
+        "[coap.tcp]\nlisten = [\"{}\"]\n\
+         [access]\nanonymous = \"never\"\n[device.boiler-3]\nsubscribe = [\"sensors/boiler-3/#\"]\n\
+         oscore = {{ device_id = \"5a02\", secret_file = \"boiler-3.oscore\" }}\n",
+        gateway.coap
+    ));
     let secret = gateway.folder().join("boiler-3.oscore");
     std::fs::write(&secret, SECRET).unwrap();
     std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -84,13 +97,22 @@ fn gateway() -> Gateway {
 
 #[test]
 fn libcoap_makes_its_tour_with_oscore_over_a_restart_of_the_gateway() {
+    libcoap_tour("coap");
+}
+
+#[test]
+fn libcoap_makes_its_tour_with_oscore_over_tcp_and_a_restart_of_the_gateway() {
+    libcoap_tour("coap+tcp");
+}
+
+fn libcoap_tour(scheme: &str) {
     let mut gateway = gateway();
     let folder = tempfile::tempdir().unwrap();
     let (keys, numbers) = (folder.path().join("keys"), folder.path().join("numbers"));
     let written =
         format!("master_secret,hex,\"{SECRET}\"\nsender_id,hex,\"5a02\"\nrecipient_id,hex,\"01\"\n");
     std::fs::write(&keys, written).unwrap();
-    let topic = format!("coap://{}/t/sensors/boiler-3", gateway.coap);
+    let topic = format!("{scheme}://{}/t/sensors/boiler-3", gateway.coap);
     let ask = |args: &[&str], path: &str| {
         let mut command = Command::new(super::target().join("trixie/coap-client"));
         command.arg("-E").arg(format!("{},{}", keys.display(), numbers.display()));

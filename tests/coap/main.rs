@@ -1,8 +1,11 @@
 //! Real CoAP clients against the gateway as a process: libcoap's, as Debian ships it, and aiocoap. CON and NON, blocks of 16 and 1,024
-//! bytes both ways, Observe, commands, a lossy link, and MQTT clients in the same topic space.
+//! bytes both ways, Observe, commands, a lossy link, and MQTT clients in the same topic space. `streams` does it over TCP, TLS and
+//! WebSocket, `multicast` looks for the gateway.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // test code: it panics where the world is not as it must be
 
 mod libcoap;
+mod multicast;
+mod streams;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -203,16 +206,21 @@ fn over_a_link_that_loses_a_fifth_nothing_acknowledged_is_lost_or_doubled() {
     assert!(arrived.values().all(|times| *times == 1), "{arrived:?}");
 }
 
-#[test]
-fn aiocoap_makes_its_tour() {
-    let gateway = Gateway::start("");
+/// What aiocoap says on its tour of the gateway at this URL.
+fn aiocoap_tour(base: &str) -> String {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(python());
-    command.arg(tests.join("coap/tour_aiocoap.py")).arg(format!("coap://{}", gateway.coap));
+    command.arg(tests.join("coap/tour_aiocoap.py")).arg(base);
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}; tests/run packages installs it"));
-    let said = said(&output);
+    said(&output)
+}
+
+#[test]
+fn aiocoap_makes_its_tour() {
+    let gateway = Gateway::start("");
+    let said = aiocoap_tour(&format!("coap://{}", gateway.coap));
     for step in ["con", "non", "discovery", "blocks", "conditions", "observe", "command"] {
         assert!(said.contains(&format!("ok {step}\n")), "{step}: {said}");
     }

@@ -61,6 +61,7 @@ fn what_the_shipped_configuration_shows_as_a_default_is_one() {
     assert_eq!(all.mqtt.websocket.tls.unwrap().listen, ["127.0.0.1:8084".parse().unwrap()]);
     assert_eq!(all.mqtt.proxies.len(), 1);
     assert_eq!(all.coap_dtls.unwrap().listen, ["127.0.0.1:5684".parse().unwrap()]);
+    assert_eq!(all.coap_multicast, ["lo"]);
     assert_eq!(all.coap_streams.listen, ["127.0.0.1:5683".parse().unwrap()]);
     assert_eq!(all.coap_streams.tls.unwrap().listen, ["127.0.0.1:5684".parse().unwrap()]);
     assert_eq!(all.coap_streams.websocket.listen, ["127.0.0.1:8085".parse().unwrap()]);

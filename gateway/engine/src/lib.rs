@@ -148,7 +148,7 @@ impl Engine {
             Input::Received { conn, bytes } if self.coap.has(conn) => {
                 self.coap.received(now, conn, &bytes, &self.mqtt);
             }
-            Input::Sent { conn, count } if self.coap.has(conn) => self.coap.sent(conn, count),
+            Input::Sent { conn, count } if self.coap.has(conn) => self.coap.sent(now, conn, count),
             Input::Closed { conn } if self.coap.has(conn) => self.coap.closed(now, conn),
             Input::Received { conn, bytes } => self.mqtt.received(now, conn, bytes),
             Input::Sent { conn, count } => self.mqtt.sent(now, conn, count),

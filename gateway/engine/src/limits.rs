@@ -10,13 +10,14 @@ pub struct Limits {
     pub connections: usize,
     /// Stream connections of one peer address.
     pub connections_per_address: usize,
-    /// Stream connections whose CONNECT has not been accepted yet.
+    /// Stream connections whose CONNECT has not been accepted yet; and CoAP's that have not said their CSM and, where that is asked,
+    /// who they are.
     pub connections_unauthenticated: usize,
-    /// Handshakes below MQTT (TLS, WebSocket, PROXY) under way at once; the next ones wait.
+    /// Handshakes below MQTT and CoAP (TLS, WebSocket, PROXY) under way at once; the next ones wait.
     pub handshakes: usize,
     /// From the beginning of such a handshake to its end.
     pub handshake_timeout: Duration,
-    /// From the opening of a connection to its whole CONNECT.
+    /// From the opening of a connection to its whole CONNECT, or to its CSM and who it is.
     pub connect_timeout: Duration,
     /// The largest packet before the CONNECT is accepted: nothing larger is even awaited.
     pub packet_bytes_unauthenticated: usize,
@@ -42,7 +43,7 @@ pub struct Limits {
     pub subscriptions_per_session: usize,
     /// Messages that wait for one subscriber.
     pub outgoing_messages: usize,
-    /// Bytes that wait for one subscriber, in its queue and in its connection's buffer together.
+    /// Bytes that wait for one subscriber, in its queue and in its connection's buffer together; or for a CoAP stream.
     pub outgoing_bytes: usize,
     /// Retained messages. Zero: none, and CONNACK says so.
     pub retained_messages: usize,
@@ -81,7 +82,7 @@ pub struct Limits {
     /// How often `$SYS` topics are published while somebody subscribes; zero: never (`mqtt.sys_interval`).
     pub sys_interval: Duration,
     /// Bytes that wait for all subscribers together, in queues and buffers. A message that several wait for counts for each.
-    /// Above three quarters of it QoS 0 is dropped. What recovery loads was written within this bound, and is held to it.
+    /// Above three quarters of it QoS 0 is dropped. CoAP's streams have as much together, apart from it. What recovery loads was written within this bound, and is held to it.
     pub outgoing_bytes_in_all: usize,
     /// How long a subscriber whose session outlives its connection may take to acknowledge a message before the message is
     /// committed for it, and its publisher no longer waits.
@@ -133,6 +134,8 @@ pub struct Limits {
     pub senml_records: usize,
     /// The longest such pack, before and after.
     pub senml_bytes: usize,
+    /// A CoAP stream that was silent for so long is asked by a ping whether it lives.
+    pub coap_stream_idle: Duration,
     /// Messages handed over to one upstream and not settled (window).
     pub upstream_window: usize,
     /// An upstream that leaves a message unsettled for so long is reset and gets it again.
@@ -237,6 +240,8 @@ impl Default for Limits {
             senml_records: 4_096,
             // As `coap_body_bytes`. It is held several times over while it is resolved.
             senml_bytes: 1 << 20,
+            // As `keep_alive_max`.
+            coap_stream_idle: Duration::from_secs(1_200),
             upstream_window: 256,
             confirm_timeout: Duration::from_secs(30),
             upstream_attempts: 5,

@@ -30,6 +30,9 @@ pub(super) fn show(
     writeln!(out, "  mqtt      {}", listeners(&config.mqtt.listen))?;
     streams(out, "mqtt", &config.mqtt)?;
     writeln!(out, "  coap      {}", listeners(&config.coap_listen))?;
+    if !config.coap_multicast.is_empty() {
+        writeln!(out, "  multicast {}", config.coap_multicast.join(", "))?;
+    }
     if !config.coap_streams.listen.is_empty() {
         writeln!(out, "  coap/tcp  {}", listeners(&config.coap_streams.listen))?;
     }

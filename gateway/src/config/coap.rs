@@ -1,15 +1,24 @@
 //! `[coap]` and the tables in it: where CoAP is spoken, and beneath what.
 
 use super::certificates::{Surroundings, tls};
+use super::mistake::quoted;
 use super::read::{Report, Section, Span};
 use super::schema;
 use super::streams::{self, Names, Tables};
+use super::value::{self, Wrong, wrong};
 use super::written::{Listener, listen};
 use crate::listen::dtls;
 use crate::tls::Tls;
+use toml::de::DeValue;
 
 const UDP_DEFAULT: &str = "127.0.0.1:5683";
 const DTLS_DEFAULT: &str = "127.0.0.1:5684";
+/// Network interfaces of one gateway: more are a slip of the pen.
+const INTERFACES: usize = 16;
+/// The longest name of a network interface (Linux: IFNAMSIZ without its end).
+const INTERFACE_BYTES: usize = 15;
+/// The interface on which this host reaches itself.
+const LOOPBACK: &str = "lo";
 /// Ports of TCP are not those of UDP.
 const TCP_DEFAULT: &str = "127.0.0.1:5683";
 
@@ -33,6 +42,8 @@ pub(super) struct Coap {
     pub(super) udp: Vec<Listener>,
     pub(super) dtls: Option<(Vec<Listener>, Option<Tls>)>,
     pub(super) streams: streams::Written,
+    /// Network interfaces on which groups are joined.
+    pub(super) multicast: Vec<String>,
     /// Where the table of DTLS stands that names no certificate.
     keys_only: Option<Span>,
 }
@@ -66,6 +77,7 @@ impl Coap {
 pub(super) fn coap(root: &Section<'_>, at: Surroundings<'_>) -> Coap {
     let section = root.section(&schema::COAP);
     let udp = listen(&section, "coap.listen", Some(UDP_DEFAULT));
+    let multicast = multicast(&section, &udp);
     let tcp = section.section(&schema::COAP_TCP);
     let tcp = listen(&tcp, "coap.tcp.listen", tcp.span.is_some().then_some(TCP_DEFAULT));
     let streams = streams::streams(&section, tcp, &TABLES, at);
@@ -86,7 +98,36 @@ pub(super) fn coap(root: &Section<'_>, at: Surroundings<'_>) -> Coap {
         Some((listeners, tls))
     });
     let keys_only = section.span.clone().filter(|_| dtls.as_ref().is_some_and(|(_, tls)| tls.is_none()));
-    Coap { udp, dtls, streams, keys_only }
+    Coap { udp, dtls, streams, multicast, keys_only }
+}
+
+/// The interfaces on which devices may look for the gateway.
+fn multicast(section: &Section<'_>, udp: &[Listener]) -> Vec<String> {
+    let Some(written) = section.list("multicast", INTERFACES, interface) else { return Vec::new() };
+    let local = |listener: &Listener| listener.address.ip().is_loopback();
+    for interface in &written {
+        if interface.get_ref() != LOOPBACK && udp.iter().all(local) {
+            section.report.error(
+                Some(interface.span()),
+                format!("nobody on {} could be answered: CoAP over UDP listens on no address of this host's there", interface.get_ref()),
+                "add that address to `listen` under [coap], or leave the interface out",
+            );
+        }
+    }
+    written.into_iter().map(toml::Spanned::into_inner).collect()
+}
+
+/// The name of a network interface (Linux: dev_valid_name).
+fn interface(value: &DeValue<'_>) -> Result<String, Wrong> {
+    let text = value::text(value)?;
+    let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == ':';
+    if text.is_empty() || text.len() > INTERFACE_BYTES || text.contains(odd) {
+        return wrong(
+            format!("{} is not the name of a network interface", quoted(&text)),
+            "write it as `ip link` shows it, like \"eth0\"",
+        );
+    }
+    Ok(text)
 }
 
 fn certified(section: &Section<'_>, at: Surroundings<'_>) -> Option<Tls> {

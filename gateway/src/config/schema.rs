@@ -87,6 +87,7 @@ pub(super) const COAP: Table = Table {
         key("tls"),
         key("websocket"),
         key("proxy_protocol"),
+        key("multicast"),
     ],
 };
 

@@ -74,6 +74,7 @@ pub(super) fn config(
         mqtt: mqtt.streams.meant(),
         coap_listen: plain(coap.udp),
         coap_dtls: coap.dtls.map(|(listen, tls)| CoapDtls { listen: plain(listen), tls }),
+        coap_multicast: coap.multicast,
         coap_streams: coap.streams.meant(),
         coap_resources: resources::resources(&root),
         serial,

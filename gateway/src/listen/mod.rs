@@ -6,6 +6,7 @@ pub mod admission;
 pub mod coap;
 pub mod dtls;
 pub mod handshake;
+mod multicast;
 mod proxy;
 pub mod serial;
 mod socket;

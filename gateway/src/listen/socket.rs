@@ -37,15 +37,22 @@ pub(super) fn bind_tcp(key: &'static str, address: SocketAddr) -> Result<TcpList
 }
 
 pub(super) fn bind_udp(key: &'static str, address: SocketAddr) -> Result<UdpSocket, BindError> {
-    let make = || -> io::Result<UdpSocket> {
-        let socket = make(address, Type::DGRAM, Protocol::UDP)?;
-        socket.bind(&address.into())?;
-        if let Err(error) = socket.set_recv_buffer_size(DATAGRAM_RECEIVE_BYTES) {
-            tracing::debug!(%address, %error, "the receive buffer keeps its default size");
-        }
-        Ok(socket.into())
-    };
-    make().map_err(|source| BindError { key, address, source })
+    bind_datagrams(address, false).map_err(|source| BindError { key, address, source })
+}
+
+/// As [`bind_udp`], at a port that another socket has which shares it, too.
+pub(super) fn bind_udp_shared(key: &'static str, address: SocketAddr) -> Result<UdpSocket, BindError> {
+    bind_datagrams(address, true).map_err(|source| BindError { key, address, source })
+}
+
+fn bind_datagrams(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = make(address, Type::DGRAM, Protocol::UDP)?;
+    socket.set_reuse_address(shared)?;
+    socket.bind(&address.into())?;
+    if let Err(error) = socket.set_recv_buffer_size(DATAGRAM_RECEIVE_BYTES) {
+        tracing::debug!(%address, %error, "the receive buffer keeps its default size");
+    }
+    Ok(socket.into())
 }
 
 fn make(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {

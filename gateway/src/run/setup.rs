@@ -93,6 +93,7 @@ pub(super) fn needs_restart(running: &Config, wanted: &Config) -> Vec<String> {
         }
     }
     differs(running.coap_listen != wanted.coap_listen, "coap.listen");
+    differs(running.coap_multicast != wanted.coap_multicast, "coap.multicast");
     let listens = |dtls: &Option<CoapDtls>| dtls.as_ref().map(|dtls| dtls.listen.clone());
     differs(listens(&running.coap_dtls) != listens(&wanted.coap_dtls), "coap.dtls.listen");
     differs(running.serial != wanted.serial, "serial");
@@ -144,6 +145,7 @@ pub(super) fn adoptable(running: &Config, mut wanted: Config) -> Result<Config, 
         keep_listening(&running.websocket.tls, &mut wanted.websocket.tls);
     }
     wanted.coap_listen.clone_from(&running.coap_listen);
+    wanted.coap_multicast.clone_from(&running.coap_multicast);
     match (&running.coap_dtls, &mut wanted.coap_dtls) {
         (Some(running), Some(wanted)) => wanted.listen.clone_from(&running.listen),
         (running, wanted) => wanted.clone_from(running),

@@ -12,6 +12,7 @@ const FOLDERS: &[&str] = &[
     "../gateway/engine/src/session/coap/tests",
     "../gateway/engine/src/session/coap",
     "../gateway/src/listen",
+    "../gateway/src",
 ];
 
 /// Sections of RFC 7252, with the numbers of their first and last statement.
@@ -131,6 +132,25 @@ const RFC_8613: &[(&str, u16, u16)] = &[
     ("B.1.2", 1, 1),
 ];
 
+/// Sections of RFC 8323, with the numbers of their first and last statement.
+const RFC_8323: &[(&str, u16, u16)] = &[
+    ("3.2", 1, 2),
+    ("3.4", 1, 1),
+    ("4.1", 1, 2),
+    ("4.2", 1, 2),
+    ("5.2", 1, 1),
+    ("5.3", 1, 2),
+    ("5.3.1", 1, 1),
+    ("5.3.2", 1, 1),
+    ("5.4", 1, 1),
+    ("5.4.1", 1, 1),
+    ("5.5", 1, 1),
+    ("5.6", 1, 1),
+    ("6", 1, 1),
+    ("7", 1, 2),
+    ("8.2", 1, 1),
+];
+
 /// Sections of the notes on attacks, with the numbers of their first and last statement.
 const ATTACKS: &[(&str, u16, u16)] = &[
     ("C01", 1, 1),
@@ -175,6 +195,11 @@ fn every_statement_of_rfc_7959_is_held_by_a_test_or_has_a_reason() {
 #[test]
 fn every_statement_of_rfc_8613_is_held_by_a_test_or_has_a_reason() {
     check("RFC-8613.md", RFC_8613);
+}
+
+#[test]
+fn every_statement_of_rfc_8323_is_held_by_a_test_or_has_a_reason() {
+    check("RFC-8323.md", RFC_8323);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! It bounds itself and forgets the oldest first, but nothing that is still in progress. It sends nothing.
 
 use super::oscore::ContextId;
-use super::peer::Address;
+use super::peer::{Address, Place};
 use super::reply::Reply;
 use crate::event::Endpoint;
 use crate::time::{Duration, Instant};
@@ -119,6 +119,8 @@ pub(super) struct Table {
     slots: Vec<Option<Peer>>,
     free: Vec<usize>,
     by_address: BTreeMap<Address, usize>,
+    /// How many of these are on streams.
+    on_streams: usize,
     /// Peers with nothing in progress, by when they may be forgotten.
     idle: BTreeSet<(Instant, usize)>,
     /// What is due; each exchange at most once.
@@ -136,6 +138,7 @@ impl Table {
             slots: Vec::new(),
             free: Vec::new(),
             by_address: BTreeMap::new(),
+            on_streams: 0,
             idle: BTreeSet::new(),
             due: BTreeSet::new(),
             next_number: 0,
@@ -151,14 +154,16 @@ impl Table {
         self.exchanges_max = exchanges_max.max(1);
     }
 
+    /// How many peers by datagrams are remembered; those on streams are counted there.
     pub(super) fn peers(&self) -> usize {
-        self.by_address.len()
+        self.by_address.len().saturating_sub(self.on_streams)
     }
 
     /// The peers with contexts that are remembered at an endpoint: something may be under way to each.
     pub(super) fn protected_at(&self, endpoint: Endpoint) -> Vec<Address> {
         let (first, last) = (*ContextId::ALL.start(), *ContextId::ALL.end());
-        let all = Address::Protected(endpoint, first)..=Address::Protected(endpoint, last);
+        let place = Place::Datagram(endpoint);
+        let all = Address::Protected(place, first)..=Address::Protected(place, last);
         self.by_address.range(all).map(|(address, _)| *address).collect()
     }
 
@@ -221,7 +226,7 @@ impl Table {
         self.reply_bytes += weight(&new.reply);
         // A device that uses a message id anew has rebooted: an answer to the old request with that id would be taken
         // for the answer to the new one. On a stream there are none.
-        let numbered = !matches!(address, Address::Stream(_));
+        let numbered = !address.is_stream();
         let overtaken: Vec<Key> = peer
             .exchanges
             .iter()
@@ -283,6 +288,7 @@ impl Table {
             *place = Some(peer);
         }
         self.by_address.insert(address, slot);
+        self.on_streams += usize::from(address.is_stream());
         self.idle.insert((expires, slot));
         Ok(slot)
     }
@@ -291,6 +297,7 @@ impl Table {
     fn forget(&mut self, slot: usize) {
         if let Some(peer) = self.slots.get_mut(slot).and_then(Option::take) {
             self.by_address.remove(&peer.address);
+            self.on_streams -= usize::from(peer.address.is_stream());
             self.reply_bytes -= peer.exchanges.iter().map(|exchange| weight(&exchange.reply)).sum::<usize>();
             self.idle.remove(&(peer.expires, slot));
             self.free.push(slot);
@@ -361,6 +368,12 @@ impl Table {
             let responding = |exchange: &Exchange| matches!(exchange.state, State::Responding { .. });
             peer.notifying || peer.exchanges.iter().any(responding)
         })
+    }
+
+    /// Whether a request of this peer waits for what it asked to be safe.
+    pub(super) fn is_pending(&self, address: Address) -> bool {
+        let peer = self.by_address.get(&address).and_then(|slot| self.peer(*slot));
+        peer.is_some_and(|peer| peer.exchanges.iter().any(|exchange| exchange.state == State::Pending))
     }
 
     /// The oldest exchange of a peer whose separate response waits for its turn.

@@ -49,7 +49,7 @@ use exchange::{Key, Table};
 use listen::Listeners;
 use observe::Observers;
 use oscore::{ContextId, Oscore};
-use peer::{Address, Origin};
+use peer::{Address, Origin, Place};
 use prng::Prng;
 use reply::Reply;
 use std::collections::{BTreeMap, VecDeque};
@@ -252,7 +252,7 @@ impl Coap {
             Kind::Confirmable if !code.is_request() => self.reset(now.instant, &origin, message_id),
             Kind::NonConfirmable if !code.is_request() => self.stats.refused += 1,
             Kind::Confirmable | Kind::NonConfirmable if self.is_protected(&origin, &message) => {
-                self.protected_request(now, endpoint, origin, &message, &datagram, values);
+                self.protected_request(now, Place::Datagram(endpoint), origin, &message, &datagram, values);
             }
             Kind::Confirmable | Kind::NonConfirmable => {
                 self.look_at_place(now.instant, &mut origin, &message);
@@ -339,7 +339,7 @@ impl Coap {
             Address::Datagram(endpoint) => {
                 self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
             }
-            Address::Protected(endpoint, context) => self.send_protected(endpoint, context, &bytes),
+            Address::Protected(place, context) => self.send_protected(place, context, &bytes),
             Address::Stream(conn) => self.send_frame(conn, &bytes),
         }
     }

@@ -96,7 +96,11 @@ impl Coap {
         // It may have come before a rule was changed.
         let welcome = match observer.address {
             Address::Datagram(endpoint) => observer.proved || self.access.admits_stranger(endpoint.peer),
-            Address::Stream(_) | Address::Protected(..) => true,
+            Address::Stream(conn) => {
+                let peer = self.streams.peer(conn);
+                observer.proved || peer.is_some_and(|peer| self.access.admits_stranger(peer))
+            }
+            Address::Protected(..) => true,
         };
         if !welcome || !self.access.may_receive(&observer.device, observer.proved, &message.topic) {
             return self.dismiss(now, number, Code::FORBIDDEN);
@@ -132,9 +136,12 @@ impl Coap {
             if self.exchanges.is_asked(address, observer.token) {
                 return self.observers.arm(number, Some(now.after(ACK_TIMEOUT)));
             }
+            if self.streams.is_full(address) {
+                return; // It goes on when the peer has read.
+            }
             let mut message_id = 0;
             // A stream's transport repeats, orders and slows down.
-            if !matches!(address, Address::Stream(_)) {
+            if !address.is_stream() {
                 if observer.wants_confirmation(now, &message) {
                     if self.exchanges.is_busy(address) {
                         return;

@@ -5,7 +5,8 @@
 //! answered with a challenge (RFC 8613, B.1.2). That costs a round trip and spares the flash a write a request.
 
 use super::exchange::EXCHANGE_LIFETIME;
-use crate::event::{Endpoint, Op, RecordKey, RecordKind, Setup};
+use super::peer::Place;
+use crate::event::{Op, RecordKey, RecordKind, Setup};
 use crate::id::DeviceId;
 use crate::limits::Limits;
 use crate::time::{Duration, Instant};
@@ -67,7 +68,7 @@ pub(super) enum Incoming {
 /// A request that was opened, and its answers.
 #[derive(Debug)]
 struct Known {
-    endpoint: Endpoint,
+    place: Place,
     message_id: u16,
     token: Token,
     /// The datagram as it came, as a hash, and as it was opened.
@@ -91,7 +92,7 @@ impl Known {
 /// A challenge that has no number yet.
 #[derive(Debug)]
 struct Waiting {
-    endpoint: Endpoint,
+    place: Place,
     header: Header,
     token: Token,
     exchange: Exchange,
@@ -102,7 +103,7 @@ struct Secured {
     device: DeviceId,
     session: Session,
     known: VecDeque<Known>,
-    places: VecDeque<Endpoint>,
+    places: VecDeque<Place>,
     /// Up to where a reservation is being stored.
     reserving: Option<u64>,
     waiting: Option<Waiting>,
@@ -119,7 +120,7 @@ pub(super) struct Oscore {
     epoch: u64,
     contexts: BTreeMap<ContextId, Secured>,
     by_name: BTreeMap<Id, Vec<ContextId>>,
-    places: BTreeSet<(Endpoint, ContextId)>,
+    places: BTreeSet<(Place, ContextId)>,
     /// Up to where the numbers of each key are reserved: all that were ever used here, one a secret.
     reserved: BTreeMap<[u8; 16], u64>,
     /// No key begins below this: the highest number of all keys whose reservations were forgotten.
@@ -292,7 +293,7 @@ impl Oscore {
     pub(super) fn open(
         &mut self,
         now: Instant,
-        endpoint: Endpoint,
+        place: Place,
         request: &Message<'_>,
         datagram: &[u8],
         fingerprint: impl Fn(&[u8]) -> u64,
@@ -311,7 +312,7 @@ impl Oscore {
         let candidates = Id::new(kid).and_then(|kid| self.by_name.get(&kid)).cloned().unwrap_or_default();
         for id in candidates.into_iter().take(self.bounds.candidates) {
             let Some(secured) = self.contexts.get_mut(&id) else { continue };
-            if let Some(known) = secured.repeated(now, endpoint, request.message_id(), outer) {
+            if let Some(known) = secured.repeated(now, place, request.message_id(), outer) {
                 let answer = known.sent.as_ref().map(|(_, bytes)| bytes.clone());
                 let fingerprint = known.fingerprint;
                 return Incoming::Repeated { context: id, answer, fingerprint };
@@ -322,7 +323,7 @@ impl Oscore {
                     let datagram = Bytes::copy_from_slice(datagram);
                     let code = Message::parse(&datagram).map_or(Code::EMPTY, |inner| inner.code());
                     let known = Known {
-                        endpoint,
+                        place,
                         message_id: request.message_id(),
                         token: request.token(),
                         outer,
@@ -336,11 +337,11 @@ impl Oscore {
                     secured.challenges = VecDeque::new();
                     let device = secured.device.clone();
                     self.kept_bytes -= secured.remember(known, self.bounds);
-                    let signed_in = self.heard(id, endpoint);
+                    let signed_in = self.heard(id, place);
                     return Incoming::Request { context: id, device, datagram, signed_in };
                 }
                 Ok(Opened::Challenge { exchange }) => {
-                    let answer = secured.ask(now, endpoint, request, exchange, self.bounds);
+                    let answer = secured.ask(now, place, request, exchange, self.bounds);
                     return Incoming::Challenged { context: id, answer };
                 }
                 // With another context of the same id it may be right, and new: they count on their own.
@@ -352,13 +353,27 @@ impl Oscore {
         Incoming::Refused(refusal)
     }
 
+    /// A stream is gone, and what this context had asked for on it.
+    pub(super) fn leave(&mut self, id: ContextId, place: Place) {
+        self.places.remove(&(place, id));
+        let Some(secured) = self.contexts.get_mut(&id) else { return };
+        secured.places.retain(|other| *other != place);
+        secured.waiting.take_if(|waiting| waiting.place == place);
+        let mut freed = 0;
+        secured.known.retain(|known| {
+            freed += if known.place == place { known.kept_bytes() } else { 0 };
+            known.place != place
+        });
+        self.kept_bytes -= freed;
+    }
+
     /// Notes where a context is heard from; true when it was not there before.
-    fn heard(&mut self, id: ContextId, endpoint: Endpoint) -> bool {
+    fn heard(&mut self, id: ContextId, place: Place) -> bool {
         let Some(secured) = self.contexts.get_mut(&id) else { return false };
-        if !self.places.insert((endpoint, id)) {
+        if !self.places.insert((place, id)) {
             return false;
         }
-        secured.places.push_back(endpoint);
+        secured.places.push_back(place);
         if secured.places.len() > self.bounds.places
             && let Some(oldest) = secured.places.pop_front()
         {
@@ -369,7 +384,7 @@ impl Oscore {
 
     /// Protects a message to a device (RFC 8613, 8.3). `None`: it must not go, for what it answers is forgotten, or no number
     /// is reserved for it. Empty messages have nothing to protect.
-    pub(super) fn protect(&mut self, id: ContextId, endpoint: Endpoint, plain: &Bytes) -> Option<Bytes> {
+    pub(super) fn protect(&mut self, id: ContextId, place: Place, plain: &Bytes) -> Option<Bytes> {
         let message = Message::parse(plain).ok()?;
         if message.code() == Code::EMPTY {
             return Some(plain.clone());
@@ -378,7 +393,7 @@ impl Oscore {
             self.sweep();
         }
         let secured = self.contexts.get_mut(&id)?;
-        let known = answered_by(&mut secured.known, endpoint, &message)?;
+        let known = answered_by(&mut secured.known, place, &message)?;
         let fingerprint = hash(plain);
         if let Some((_, bytes)) = known.sent.as_ref().filter(|(sent, _)| *sent == fingerprint) {
             return Some(bytes.clone());
@@ -425,21 +440,22 @@ impl Oscore {
     }
 
     /// The reservation is stored: its numbers may be used. Gives the challenge that has waited for one.
-    pub(super) fn reserved(&mut self, id: ContextId) -> Option<(Endpoint, Bytes)> {
+    pub(super) fn reserved(&mut self, id: ContextId) -> Option<(Place, Bytes)> {
         let secured = self.contexts.get_mut(&id)?;
         let upto = secured.reserving.take()?;
         self.reserved.insert(secured.session.context().fingerprint(), upto);
         secured.session.sequence_mut().stored(upto);
-        let Waiting { endpoint, header, token, exchange } = secured.waiting.take()?;
-        Some((endpoint, secured.challenge(endpoint, header, token, exchange, self.bounds)?))
+        let Waiting { place, header, token, exchange } = secured.waiting.take()?;
+        Some((place, secured.challenge(place, header, token, exchange, self.bounds)?))
     }
 }
 
 impl Secured {
-    /// The request of which this datagram is a copy.
-    fn repeated(&self, now: Instant, endpoint: Endpoint, message_id: u16, outer: u64) -> Option<&Known> {
+    /// The request of which this datagram is a copy. On a stream there are none: what comes twice is replayed.
+    fn repeated(&self, now: Instant, place: Place, message_id: u16, outer: u64) -> Option<&Known> {
+        let Place::Datagram(_) = place else { return None };
         self.known.iter().find(|known| {
-            (known.endpoint, known.message_id, known.outer) == (endpoint, message_id, outer)
+            (known.place, known.message_id, known.outer) == (place, message_id, outer)
                 && (known.observing || now.since(known.at) < EXCHANGE_LIFETIME)
         })
     }
@@ -449,7 +465,7 @@ impl Secured {
     fn remember(&mut self, new: Known, bounds: Bounds) -> usize {
         let mut freed = 0;
         self.known.retain(|known| {
-            let stays = (known.endpoint, known.token) != (new.endpoint, new.token)
+            let stays = (known.place, known.token) != (new.place, new.token)
                 || known.observing && !new.reads
                 || !known.observing && known.message_id != new.message_id;
             freed += if stays { 0 } else { known.kept_bytes() };
@@ -477,7 +493,7 @@ impl Secured {
     fn ask(
         &mut self,
         now: Instant,
-        endpoint: Endpoint,
+        place: Place,
         request: &Message<'_>,
         exchange: Exchange,
         bounds: Bounds,
@@ -498,12 +514,12 @@ impl Secured {
             return None;
         }
         self.challenged_until = paid_until;
-        self.challenge(endpoint, header, request.token(), exchange, bounds)
+        self.challenge(place, header, request.token(), exchange, bounds)
     }
 
     fn challenge(
         &mut self,
-        endpoint: Endpoint,
+        place: Place,
         header: Header,
         token: Token,
         mut exchange: Exchange,
@@ -521,7 +537,7 @@ impl Secured {
             }
             Err(ProtectError::Sequence(_)) => {
                 // The last one waits; who sent an earlier one sends it again.
-                self.waiting = Some(Waiting { endpoint, header, token, exchange });
+                self.waiting = Some(Waiting { place, header, token, exchange });
                 None
             }
             Err(_) => None,
@@ -547,13 +563,13 @@ fn addressed(answer: &[u8], header: Header, token: Token) -> Option<Bytes> {
 /// with its message id, a notification one that observes, and anything else the newest with its token.
 fn answered_by<'a>(
     all: &'a mut VecDeque<Known>,
-    endpoint: Endpoint,
+    place: Place,
     message: &Message<'_>,
 ) -> Option<&'a mut Known> {
     let rides = message.kind() == Kind::Acknowledgement;
     let notifies = message.option(OptionNumber::OBSERVE).is_some();
     let rank = |known: &Known| {
-        let its = (known.endpoint, known.token) == (endpoint, message.token())
+        let its = (known.place, known.token) == (place, message.token())
             && (!rides || known.message_id == message.message_id());
         its.then_some(known.observing == notifies)
     };

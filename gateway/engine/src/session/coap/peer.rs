@@ -5,21 +5,38 @@ use super::oscore::ContextId;
 use crate::event::{Endpoint, Via};
 use crate::id::{ConnId, DeviceId};
 use std::net::{IpAddr, SocketAddr};
+use tidegate_oscore::MAX_EXPANSION_BYTES;
 
 /// How many times the bytes of a request its answer may have. The source address of a datagram may be forged, and
 /// then the answer hits somebody else (draft-irtf-t2trg-amplification-attacks; RFC 9175, 2.4).
 const AMPLIFICATION_MAX: usize = 3;
+
+/// Where bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Place {
+    /// In datagrams.
+    Datagram(Endpoint),
+    /// On a stream.
+    Stream(ConnId),
+}
 
 /// Where answers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Address {
     /// By datagrams: message ids, acknowledgements and repetitions are ours to keep (RFC 7252, 4).
     Datagram(Endpoint),
-    /// By datagrams that are protected with a device's context: a peer of its own beside whoever else is there. What goes
-    /// here goes protected or not at all.
-    Protected(Endpoint, ContextId),
+    /// Protected with a device's context: a peer of its own beside whoever else is there. What goes here goes protected or not at
+    /// all.
+    Protected(Place, ContextId),
     /// On a stream, which does all that (RFC 8323).
     Stream(ConnId),
+}
+
+impl Address {
+    /// Whether it is on a stream: nothing comes twice there, and nothing is acknowledged.
+    pub(super) fn is_stream(self) -> bool {
+        matches!(self, Self::Stream(_) | Self::Protected(Place::Stream(_), _))
+    }
 }
 
 /// The sender of one request.
@@ -63,9 +80,10 @@ impl Origin {
 
     /// The same, of whom a context proves who it is. With it goes where it is: nobody else can make the request, and it counts
     /// once.
-    pub(super) fn protected(self, endpoint: Endpoint, context: ContextId, device: DeviceId) -> Self {
-        let address = Address::Protected(endpoint, context);
-        Self { address, device: Some(device), verified: true, ..self }
+    pub(super) fn protected(self, place: Place, context: ContextId, device: DeviceId) -> Self {
+        let address = Address::Protected(place, context);
+        let longest = self.longest.saturating_sub(MAX_EXPANSION_BYTES);
+        Self { address, device: Some(device), verified: true, longest, ..self }
     }
 
     /// The longest answer that it may be sent, in bytes.
@@ -85,6 +103,6 @@ impl Origin {
     }
 
     pub(super) fn is_stream(&self) -> bool {
-        matches!(self.address, Address::Stream(_))
+        self.address.is_stream()
     }
 }

@@ -2,7 +2,7 @@
 //! `oscore`; what they ask for is the server's business, as of all others.
 
 use super::oscore::{ContextId, Incoming};
-use super::peer::{Address, Origin};
+use super::peer::{Address, Origin, Place};
 use super::publish::fingerprint;
 use super::reply::Reply;
 use super::upload;
@@ -26,7 +26,7 @@ impl Coap {
     pub(super) fn protected_request(
         &mut self,
         now: Now,
-        endpoint: Endpoint,
+        place: Place,
         origin: Origin,
         request: &Message<'_>,
         datagram: &Bytes,
@@ -42,16 +42,19 @@ impl Coap {
             let reply = Reply { max_age: Some(0), ..upload::too_large(&self.limits) };
             return self.refuse(now.instant, &origin, request, &reply);
         }
-        match self.oscore.open(now.instant, endpoint, request, datagram, fingerprint) {
+        match self.oscore.open(now.instant, place, request, datagram, fingerprint) {
             Incoming::Request { context, device, datagram, signed_in } => {
                 self.reserve(context);
+                if let Place::Stream(conn) = place {
+                    self.proved_on(now.instant, conn, context);
+                }
                 if signed_in {
                     let peer = origin.peer;
                     let (client, proof) = (device.clone(), Proof::Oscore);
                     let notice = Notice::SignedIn { device: device.clone(), client, peer, proof };
                     self.requests.push_back(Request::Output(Output::Notice(notice)));
                 }
-                let origin = origin.protected(endpoint, context, device);
+                let origin = origin.protected(place, context, device);
                 // It was checked when it was opened.
                 if let Ok(request) = Message::parse(&datagram) {
                     self.request(now, &origin, &request, &datagram, values);
@@ -59,12 +62,12 @@ impl Coap {
             }
             Incoming::Repeated { context, answer, fingerprint } => {
                 self.stats.repeated += 1;
-                let address = Address::Protected(endpoint, context);
+                let address = Address::Protected(place, context);
                 let rode = answer.filter(|answer| {
                     Message::parse(answer).is_ok_and(|answer| answer.kind() == Kind::Acknowledgement)
                 });
                 if let Some(bytes) = rode {
-                    self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+                    self.send_at(place, bytes);
                 } else if let Some(key) =
                     self.exchanges.find(now.instant, address, request.message_id(), fingerprint)
                 {
@@ -73,7 +76,7 @@ impl Coap {
             }
             Incoming::Challenged { context, answer } => {
                 if let Some(bytes) = answer {
-                    self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+                    self.send_at(place, bytes);
                 }
                 self.reserve(context);
             }
@@ -96,14 +99,24 @@ impl Coap {
         self.acknowledged(now, Address::Datagram(endpoint), message_id, accepted);
     }
 
-    pub(super) fn send_protected(&mut self, endpoint: Endpoint, context: ContextId, plain: &Bytes) {
-        match self.oscore.protect(context, endpoint, plain) {
+    pub(super) fn send_protected(&mut self, place: Place, context: ContextId, plain: &Bytes) {
+        match self.oscore.protect(context, place, plain) {
             Some(bytes) => {
-                self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+                self.send_at(place, bytes);
             }
             None => self.stats.dropped += 1,
         }
         self.reserve(context);
+    }
+
+    /// Sends what is protected already, or says nothing of anybody's.
+    fn send_at(&mut self, place: Place, bytes: Bytes) {
+        match place {
+            Place::Datagram(endpoint) => {
+                self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+            }
+            Place::Stream(conn) => self.send_frame(conn, &bytes),
+        }
     }
 
     /// Has numbers stored when it is time.
@@ -126,8 +139,8 @@ impl Coap {
 
     /// Numbers of a context are stored.
     pub(super) fn reserved(&mut self, context: ContextId) {
-        if let Some((endpoint, bytes)) = self.oscore.reserved(context) {
-            self.requests.push_back(Request::Output(Output::SendTo { endpoint, bytes }));
+        if let Some((place, bytes)) = self.oscore.reserved(context) {
+            self.send_at(place, bytes);
         }
     }
 }

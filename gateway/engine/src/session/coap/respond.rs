@@ -76,6 +76,7 @@ impl Coap {
                 self.exchanges.set(key, State::Answered, None);
                 self.stats.acknowledged += 1;
                 self.send(address, bytes);
+                self.answered_at(address);
             }
             State::Acknowledged => {
                 self.stats.acknowledged += 1;

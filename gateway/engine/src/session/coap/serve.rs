@@ -25,7 +25,7 @@ const LEISURE_MS: u32 = 5_000;
 const CLOCK_SECONDS: u32 = 60;
 
 /// Why somebody without credentials is refused, for the operator.
-const NOT_ADMITTED: &str = "CoAP without credentials: access.anonymous does not allow this address";
+pub(super) const NOT_ADMITTED: &str = "CoAP without credentials: access.anonymous does not allow this address";
 pub(super) const NOT_PROVED: &str = "CoAP without credentials, in the name of a device that has some";
 
 /// The value of Observe that takes a peer off the list (RFC 7641, 2).
@@ -40,11 +40,8 @@ impl Coap {
         datagram: &Bytes,
         values: &dyn LastValues,
     ) {
-        if !self.access.admits(origin) {
-            if origin.multicast {
-                self.stats.refused += 1;
-                return;
-            }
+        // Where the gateway may be looked for it is found by those who have no way to show credentials to everybody.
+        if !origin.multicast && !self.access.admits(origin) {
             let reply = self.unproved(origin, None, NOT_ADMITTED);
             return self.refuse(now.instant, origin, message, &reply);
         }

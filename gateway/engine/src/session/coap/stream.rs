@@ -2,8 +2,10 @@
 //! datagram, as a request that neither comes twice nor needs repeating.
 
 use super::Coap;
-use super::peer::{Address, Origin};
-use crate::event::{Output, StreamPeer};
+use super::oscore::ContextId;
+use super::peer::{Address, Origin, Place};
+use super::serve::NOT_ADMITTED;
+use crate::event::{Notice, Output, Proof, StreamPeer};
 use crate::id::{ConnId, DeviceId};
 use crate::session::{LastValues, Request};
 use crate::time::{Duration, Instant, Now};
@@ -13,18 +15,25 @@ use std::net::SocketAddr;
 use tidegate_wire::coap::stream::{self, Frame, FrameError};
 use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer, uint};
 
-/// How long a peer may take to its CSM, and from a frame's beginning to its end.
+/// From a frame's beginning to its end, and from a ping to something that is heard.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a peer may read nothing of what waits for it.
+const UNREAD_KEPT: Duration = Duration::from_secs(60);
+
+/// Bytes that wait for a peer from which on nothing more is read from it, and observations wait: it asks faster than it reads.
+const UNREAD_BYTES: usize = 64 << 10;
+
 /// Room for a signalling message, in bytes.
-const SIGNAL_BYTES: usize = 96;
+const SIGNAL_BYTES: usize = 128;
 
 /// One connection.
 #[derive(Debug)]
 struct Stream {
     peer: SocketAddr,
     device: Option<DeviceId>,
-    bound: bool,
+    /// It may stay: who it is, is proved or is not asked.
+    known: bool,
     /// What has come of a frame that is not whole.
     received: BytesMut,
     /// The longest message that the peer takes, in bytes (RFC 8323, 5.3.1).
@@ -33,9 +42,39 @@ struct Stream {
     greeted: bool,
     /// Bytes ordered to be sent that have not left.
     unsent: usize,
+    /// Nothing is read from it until it reads.
+    paused: bool,
     closing: bool,
-    /// When it is given up unless something whole comes.
+    /// When something came last, or left while it was paused.
+    stirred: Instant,
+    awaits: Awaits,
     due: Option<Instant>,
+    /// The contexts by which it has proved to be somebody.
+    contexts: BTreeSet<ContextId>,
+}
+
+impl Stream {
+    /// Whether what it says still counts.
+    fn is_heard(&self) -> bool {
+        !self.closing && self.awaits != Awaits::Answers
+    }
+}
+
+/// For what a connection has until it is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaits {
+    /// To say its CSM, and who it is.
+    Greeting,
+    /// To end a frame that it has begun.
+    Frame,
+    /// To say anything; then it is asked.
+    Anything,
+    /// To answer a ping.
+    Pong,
+    /// To read. Since when, if the clock has been asked.
+    Room(Option<Instant>),
+    /// To hear the last answers: it has said that it goes.
+    Answers,
 }
 
 /// All connections.
@@ -43,6 +82,10 @@ struct Stream {
 pub(super) struct Streams {
     all: BTreeMap<ConnId, Stream>,
     due: BTreeSet<(Instant, ConnId)>,
+    /// Those that have not said their CSM, or not who they are, in the order of their coming.
+    strangers: BTreeSet<ConnId>,
+    /// Bytes ordered to be sent that have not left, of all.
+    unsent: usize,
 }
 
 impl Streams {
@@ -54,14 +97,45 @@ impl Streams {
         self.due.first().map(|(due, _)| *due)
     }
 
-    fn arm(&mut self, conn: ConnId, due: Option<Instant>) {
+    fn arm(&mut self, conn: ConnId, awaits: Awaits, due: Instant) {
         let Some(stream) = self.all.get_mut(&conn) else { return };
-        if let Some(before) = core::mem::replace(&mut stream.due, due) {
+        stream.awaits = awaits;
+        if let Some(before) = stream.due.replace(due) {
             self.due.remove(&(before, conn));
         }
-        if let Some(due) = due {
-            self.due.insert((due, conn));
+        self.due.insert((due, conn));
+    }
+
+    fn disarm(&mut self, conn: ConnId) {
+        if let Some(before) = self.all.get_mut(&conn).and_then(|stream| stream.due.take()) {
+            self.due.remove(&(before, conn));
         }
+    }
+
+    /// Whether a connection has said all that it must say first; then it is no stranger any more.
+    fn settle(&mut self, now: Instant, conn: ConnId, idle: Duration) {
+        let Some(stream) = self.all.get(&conn).filter(|stream| stream.greeted && stream.known) else {
+            return;
+        };
+        let paused = stream.paused;
+        if self.strangers.remove(&conn) {
+            let (awaits, due) =
+                if paused { (Awaits::Room(None), now) } else { (Awaits::Anything, now.after(idle)) };
+            self.arm(conn, awaits, due);
+        }
+    }
+
+    /// Whether so much waits at an address that observations wait, too.
+    pub(super) fn is_full(&self, address: Address) -> bool {
+        let (Address::Stream(conn) | Address::Protected(Place::Stream(conn), _)) = address else {
+            return false;
+        };
+        self.all.get(&conn).is_some_and(|stream| stream.unsent > UNREAD_BYTES)
+    }
+
+    /// From where a connection comes.
+    pub(super) fn peer(&self, conn: ConnId) -> Option<SocketAddr> {
+        self.all.get(&conn).map(|stream| stream.peer)
     }
 }
 
@@ -72,25 +146,47 @@ impl Coap {
         self.streams.all.contains_key(&conn)
     }
 
-    /// A connection was accepted: the gateway's CSM goes first (RFC 8323, 5.3).
+    /// A connection was accepted: the gateway's CSM goes first (RFC 8323, 5.3). When too many have not said who they are, the one
+    /// that has taken longest is closed.
     pub fn opened(&mut self, now: Now, conn: ConnId, peer: StreamPeer) {
-        let full = self.streams.all.len() >= self.limits.coap_peers || self.stopping;
+        let StreamPeer { address, device } = peer;
+        let full = self.streams.all.len() >= self.limits.connections;
+        let known = device.is_some() || self.access.admits_stranger(address);
         let stream = Stream {
-            peer: peer.address,
-            bound: peer.device.is_some(),
-            device: peer.device,
+            peer: address,
+            device: device.clone(),
+            known,
             received: BytesMut::new(),
             longest: stream::MAX_MESSAGE_BYTES_DEFAULT,
             greeted: false,
             unsent: 0,
+            paused: false,
             closing: false,
+            stirred: now.instant,
+            awaits: Awaits::Greeting,
             due: None,
+            contexts: BTreeSet::new(),
         };
         self.streams.all.insert(conn, stream);
-        if full {
-            return self.abort(conn, "too many connections");
+        if full || self.stopping {
+            return self.abort(conn, if full { "too many connections" } else { "the gateway stops" });
         }
-        self.streams.arm(conn, Some(now.instant.after(PATIENCE)));
+        if let Some(device) = device {
+            let (client, proof) = (device.clone(), Proof::Certificate);
+            let notice = Notice::SignedIn { device, client, peer: address, proof };
+            self.requests.push_back(Request::Output(Output::Notice(notice)));
+        } else if !known && !self.oscore.is_used() {
+            self.stats.sign_ins_refused += 1;
+            let notice = Notice::SignInRefused { peer: address, name: String::new(), reason: NOT_ADMITTED };
+            self.requests.push_back(Request::Output(Output::Notice(notice)));
+            return self.abort(conn, "credentials are needed");
+        }
+        let crowded = self.streams.strangers.len() >= self.limits.connections_unauthenticated;
+        if let Some(oldest) = self.streams.strangers.first().copied().filter(|_| crowded) {
+            self.abort(oldest, "too many connections have not said who they are, and this is the oldest");
+        }
+        self.streams.strangers.insert(conn);
+        self.streams.arm(conn, Awaits::Greeting, now.instant.after(self.limits.connect_timeout));
         // More would say that blocks of several kilobytes are understood (RFC 8323, 5.3.2 and 6).
         let longest = self.limits.coap_message_bytes.min(stream::MAX_MESSAGE_BYTES_DEFAULT);
         let longest = u32::try_from(longest).unwrap_or(u32::MAX);
@@ -103,72 +199,152 @@ impl Coap {
 
     /// Bytes came in.
     pub fn received(&mut self, now: Now, conn: ConnId, bytes: &Bytes, values: &dyn LastValues) {
-        let Some(stream) = self.streams.all.get_mut(&conn).filter(|stream| !stream.closing) else { return };
-        stream.received.extend_from_slice(bytes);
+        let Some(stream) = self.streams.all.get_mut(&conn).filter(|stream| stream.is_heard()) else { return };
+        stream.stirred = now.instant;
+        let mut buffer = core::mem::take(&mut stream.received);
+        buffer.extend_from_slice(bytes);
         let mut took = false;
-        loop {
-            let Some(stream) = self.streams.all.get_mut(&conn).filter(|stream| !stream.closing) else {
-                return;
-            };
+        while !buffer.is_empty() {
             // One byte more than a message may have, as of a datagram: it is answered.
-            let frame =
-                match Frame::parse(&stream.received, self.limits.coap_message_bytes + stream::HEAD_BYTES_MAX)
-                {
-                    Ok(frame) => frame,
-                    Err(FrameError::Incomplete) => break,
-                    Err(FrameError::TokenLength) => {
-                        return self.abort(conn, "a token has at most eight bytes");
-                    }
-                    Err(FrameError::TooLong) => {
-                        return self.abort(conn, "the message is longer than the CSM allows");
-                    }
-                };
+            let most = self.limits.coap_message_bytes + stream::HEAD_BYTES_MAX;
+            let frame = match Frame::parse(&buffer, most) {
+                Ok(frame) => frame,
+                Err(FrameError::Incomplete) => break,
+                Err(FrameError::TokenLength) => return self.abort(conn, "a token has at most eight bytes"),
+                Err(FrameError::TooLong) => {
+                    return self.abort(conn, "the message is longer than the CSM allows");
+                }
+            };
             let (code, length) = (frame.code, frame.bytes);
-            let mut buffer = vec![0; 12 + frame.body.len()];
-            let written = frame.to_datagram(&mut buffer).map_or(0, <[u8]>::len);
-            buffer.truncate(written);
-            stream.received.advance(length);
-            let first = !core::mem::replace(&mut stream.greeted, true);
+            let mut datagram = vec![0; 12 + frame.body.len()];
+            let written = frame.to_datagram(&mut datagram).map_or(0, <[u8]>::len);
+            datagram.truncate(written);
+            buffer.advance(length);
             took = true;
+            let Some(stream) = self.streams.all.get_mut(&conn) else { return };
+            let first = !core::mem::replace(&mut stream.greeted, true);
             if first && code != stream::CSM {
                 return self.abort(conn, "a CSM comes first");
             }
             if code.class() == 7 {
-                self.signalled(conn, Bytes::from(buffer));
+                self.signalled(now.instant, conn, Bytes::from(datagram));
             } else if code != Code::EMPTY {
-                self.message(now, conn, &Bytes::from(buffer), values);
+                self.message(now, conn, &Bytes::from(datagram), values);
+            }
+            if !self.streams.all.get(&conn).is_some_and(Stream::is_heard) {
+                return;
             }
         }
-        let Some(stream) = self.streams.all.get(&conn) else { return };
-        let waits = !stream.greeted || !stream.received.is_empty();
-        if took || stream.due.is_none() {
-            let due = waits.then(|| now.instant.after(PATIENCE));
-            self.streams.arm(conn, due);
+        self.streams.settle(now.instant, conn, self.limits.coap_stream_idle);
+        let Some(stream) = self.streams.all.get_mut(&conn) else { return };
+        let partial = !buffer.is_empty();
+        if partial {
+            stream.received = buffer; // Otherwise its memory goes: a silent connection owns none.
+        }
+        match stream.awaits {
+            Awaits::Greeting | Awaits::Room(_) | Awaits::Answers => {}
+            Awaits::Frame if partial && !took => {}
+            Awaits::Anything if !partial => {}
+            _ => self.await_next(now.instant, conn),
         }
     }
 
-    /// Bytes have left.
-    pub fn sent(&mut self, conn: ConnId, count: usize) {
-        if let Some(stream) = self.streams.all.get_mut(&conn) {
-            stream.unsent = stream.unsent.saturating_sub(count);
+    /// Waits for the rest of a frame, or for the next one.
+    fn await_next(&mut self, now: Instant, conn: ConnId) {
+        let Some(stream) = self.streams.all.get(&conn) else { return };
+        let (awaits, wait) = if stream.received.is_empty() {
+            (Awaits::Anything, self.limits.coap_stream_idle)
+        } else {
+            (Awaits::Frame, PATIENCE)
+        };
+        self.streams.arm(conn, awaits, now.after(wait));
+    }
+
+    /// Bytes have left. A peer that had not read is read again, and its observations go on.
+    pub fn sent(&mut self, now: Now, conn: ConnId, count: usize) {
+        let Some(stream) = self.streams.all.get_mut(&conn) else { return };
+        let count = count.min(stream.unsent);
+        stream.unsent -= count;
+        self.streams.unsent -= count;
+        if !stream.paused {
+            return;
+        }
+        stream.stirred = now.instant;
+        if stream.unsent > UNREAD_BYTES / 2 || stream.closing {
+            return;
+        }
+        stream.paused = false;
+        let contexts: Vec<ContextId> = stream.contexts.iter().copied().collect();
+        self.requests.push_back(Request::Output(Output::Reading { conn, on: true }));
+        if matches!(stream.awaits, Awaits::Room(_)) {
+            self.await_next(now.instant, conn);
+        }
+        self.send_next(now.instant, Address::Stream(conn));
+        for context in contexts {
+            self.send_next(now.instant, Address::Protected(Place::Stream(conn), context));
         }
     }
 
     /// A connection is gone, and what it had begun with it: observations, bodies, answers (RFC 8323, 5.5 and 5.6).
     pub fn closed(&mut self, now: Now, conn: ConnId) {
-        self.streams.arm(conn, None);
-        self.streams.all.remove(&conn);
-        let address = Address::Stream(conn);
-        self.drop_observations(now.instant, address);
+        self.streams.disarm(conn);
+        self.streams.strangers.remove(&conn);
+        let Some(stream) = self.streams.all.remove(&conn) else { return };
+        self.streams.unsent -= stream.unsent;
+        self.leave(now.instant, Address::Stream(conn));
+        let place = Place::Stream(conn);
+        for context in stream.contexts {
+            self.leave(now.instant, Address::Protected(place, context));
+            self.oscore.leave(context, place);
+        }
+    }
+
+    fn leave(&mut self, now: Instant, address: Address) {
+        self.drop_observations(now, address);
         self.uploads.leave(address);
         self.exchanges.leave(address);
     }
 
-    /// Connections that took too long.
+    /// Somebody has proved with a context to be there.
+    pub(super) fn proved_on(&mut self, now: Instant, conn: ConnId, context: ContextId) {
+        let Some(stream) = self.streams.all.get_mut(&conn) else { return };
+        stream.known = true;
+        stream.contexts.insert(context);
+        self.streams.settle(now, conn, self.limits.coap_stream_idle);
+    }
+
+    /// Connections whose time has come.
     pub(super) fn stream_due(&mut self, now: Instant) {
         while let Some((_, conn)) = self.streams.due.first().copied().filter(|first| first.0 <= now) {
-            self.streams.arm(conn, None);
-            self.abort(conn, "it took too long");
+            self.streams.disarm(conn);
+            let Some(stream) = self.streams.all.get(&conn) else { continue };
+            let idle = self.limits.coap_stream_idle;
+            match stream.awaits {
+                Awaits::Greeting if stream.greeted => self.abort(conn, "credentials are needed"),
+                Awaits::Greeting => self.abort(conn, "the CSM took too long"),
+                Awaits::Frame => self.abort(conn, "a message took too long"),
+                Awaits::Pong => self.abort(conn, "a ping was not answered"),
+                Awaits::Answers => self.close(conn),
+                Awaits::Anything if now.since(stream.stirred) < idle => {
+                    let due = stream.stirred.after(idle);
+                    self.streams.arm(conn, Awaits::Anything, due);
+                }
+                Awaits::Anything => {
+                    self.signal(conn, stream::PING, Token::EMPTY, |writer| writer);
+                    self.streams.arm(conn, Awaits::Pong, now.after(PATIENCE));
+                }
+                Awaits::Room(since) => {
+                    let since = since.map_or(now, |since| since.max(stream.stirred));
+                    if now.since(since) < UNREAD_KEPT {
+                        let due = since.after(UNREAD_KEPT);
+                        self.streams.arm(conn, Awaits::Room(Some(since)), due);
+                    } else {
+                        // More words would not be read either.
+                        self.stats.refused += 1;
+                        self.close(conn);
+                    }
+                }
+            }
         }
     }
 
@@ -186,18 +362,21 @@ impl Coap {
             address: Address::Stream(conn),
             peer: stream.peer,
             device: stream.device.clone(),
-            bound: stream.bound,
+            bound: stream.device.is_some(),
             multicast: false,
             bytes: datagram.len(),
             // A handshake went to and fro.
             verified: true,
             longest: stream.longest,
         };
+        if self.is_protected(&origin, &message) {
+            return self.protected_request(now, Place::Stream(conn), origin, &message, datagram, values);
+        }
         self.request(now, &origin, &message, datagram, values);
     }
 
     /// A signalling message. Its options are its own, elective ones that are unknown are passed over (RFC 8323, 5.2).
-    fn signalled(&mut self, conn: ConnId, datagram: Bytes) {
+    fn signalled(&mut self, now: Instant, conn: ConnId, datagram: Bytes) {
         // The reader of datagrams does not know their class: under another code the rest is the same.
         let mut bytes = Vec::from(datagram);
         let Some(code) = bytes.get_mut(1) else { return };
@@ -229,6 +408,11 @@ impl Coap {
                     if custody { writer.option(OptionNumber(stream::CUSTODY), &[]) } else { writer }
                 });
             }
+            // What was asked before is answered before the end (RFC 8323, 5.5).
+            stream::RELEASE if self.owes_answers(conn) => {
+                self.streams.strangers.remove(&conn);
+                self.streams.arm(conn, Awaits::Answers, now.after(PATIENCE));
+            }
             stream::RELEASE | stream::ABORT => self.close(conn),
             _ => {}
         }
@@ -253,11 +437,30 @@ impl Coap {
     }
 
     fn close(&mut self, conn: ConnId) {
-        self.streams.arm(conn, None);
+        self.streams.disarm(conn);
+        self.streams.strangers.remove(&conn);
         let Some(stream) = self.streams.all.get_mut(&conn) else { return };
         if !core::mem::replace(&mut stream.closing, true) {
             stream.received = BytesMut::new();
             self.requests.push_back(Request::Output(Output::Close { conn }));
+        }
+    }
+
+    /// Whether something that was asked on a connection waits for its answer.
+    fn owes_answers(&self, conn: ConnId) -> bool {
+        let contexts = self.streams.all.get(&conn).into_iter().flat_map(|stream| &stream.contexts);
+        let place = Place::Stream(conn);
+        let protected = contexts.map(|context| Address::Protected(place, *context));
+        [Address::Stream(conn)].into_iter().chain(protected).any(|address| self.exchanges.is_pending(address))
+    }
+
+    /// A request was answered: it may have been the last that a peer waited for that has said that it goes.
+    pub(super) fn answered_at(&mut self, address: Address) {
+        if let Address::Stream(conn) | Address::Protected(Place::Stream(conn), _) = address
+            && self.streams.all.get(&conn).is_some_and(|stream| stream.awaits == Awaits::Answers)
+            && !self.owes_answers(conn)
+        {
+            self.close(conn);
         }
     }
 
@@ -283,7 +486,8 @@ impl Coap {
         self.send_frame(conn, &datagram);
     }
 
-    /// Sends a message on a connection. One that does not read what it asked for is given up.
+    /// Sends a message on a connection. From one that does not read what it asked for nothing more is read; beyond the bounds it is
+    /// given up.
     pub(super) fn send_frame(&mut self, conn: ConnId, datagram: &[u8]) {
         let Some(stream) = self.streams.all.get_mut(&conn).filter(|stream| !stream.closing) else { return };
         let mut buffer = vec![0; datagram.len() + 2];
@@ -294,7 +498,23 @@ impl Coap {
             return self.close(conn);
         }
         stream.unsent += length;
+        self.streams.unsent += length;
         let bytes = Bytes::from(buffer);
         self.requests.push_back(Request::Output(Output::Send { conn, bytes }));
+        if stream.unsent > UNREAD_BYTES && !core::mem::replace(&mut stream.paused, true) {
+            self.requests.push_back(Request::Output(Output::Reading { conn, on: false }));
+            if stream.awaits != Awaits::Answers && !self.streams.strangers.contains(&conn) {
+                // Due at once: then the clock is asked.
+                self.streams.arm(conn, Awaits::Room(None), Instant::default());
+            }
+        }
+        if self.streams.unsent > self.limits.outgoing_bytes_in_all {
+            let waiting = self.streams.all.iter().filter(|(_, stream)| !stream.closing);
+            if let Some((conn, _)) = waiting.max_by_key(|(_, stream)| stream.unsent) {
+                let conn = *conn;
+                self.stats.refused += 1;
+                self.close(conn);
+            }
+        }
     }
 }

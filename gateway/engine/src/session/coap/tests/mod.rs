@@ -72,6 +72,7 @@ struct Bench {
     sent: Vec<(Endpoint, Bytes)>,
     streamed: Vec<Bytes>,
     closed: Vec<ConnId>,
+    reading: bool,
     notices: Vec<Notice>,
 }
 
@@ -90,6 +91,7 @@ impl Bench {
             sent: Vec::new(),
             streamed: Vec::new(),
             closed: Vec::new(),
+            reading: true,
             notices: Vec::new(),
         }
     }
@@ -107,7 +109,12 @@ impl Bench {
                 Request::Output(Output::SendTo { endpoint, bytes }) => self.sent.push((endpoint, bytes)),
                 Request::Output(Output::Send { bytes, .. }) => self.streamed.push(bytes),
                 Request::Output(Output::Close { conn }) => self.closed.push(conn),
+                Request::Output(Output::Reading { on, .. }) => self.reading = on,
                 Request::Output(Output::Notice(notice)) => self.notices.push(notice),
+                // The store of this bench is a quick one.
+                Request::Record { receipt: Some(AnyReceipt::Coap(receipt)), .. } => {
+                    self.coap.safe(self.now, receipt);
+                }
                 other => panic!("{other:?}"),
             }
         }

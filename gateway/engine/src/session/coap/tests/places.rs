@@ -86,6 +86,13 @@ fn only_the_list_is_told_to_everybody_after_a_while_and_no_errors_are() {
     let answers: Vec<Answer> = bench.sent.iter().map(|(_, bytes)| Answer::read(bytes)).collect();
     assert_eq!((answers[0].kind, answers[0].code), (Kind::NonConfirmable, Code::CONTENT));
     assert!(bench.sent[0].1.len() <= 3 * question.len());
+
+    // Who looks for the gateway has no way to show credentials to everybody.
+    let mut bench = Bench::with(Anonymous::Never, Limits::default());
+    assert!(multicast(&mut bench, non(Code::GET, &[b"t", b"a"], &[])).is_empty());
+    multicast(&mut bench, question);
+    bench.pass(Duration::from_secs(5));
+    assert_eq!((bench.sent.len(), bench.notices.len()), (1, 0));
 }
 
 #[test]

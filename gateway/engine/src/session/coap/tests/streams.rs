@@ -1,14 +1,20 @@
 //! CoAP on a stream: the same requests, and the signalling around them.
 
+use super::super::Coap;
 use super::observing::{get, value};
 use super::{Bench, TOKEN, con, non};
-use crate::event::StreamPeer;
+use crate::event::{Anonymous, DeviceSetup, Notice, StreamPeer};
 use crate::id::{ConnId, DeviceId};
+use crate::limits::Limits;
 use crate::message::Qos;
+use crate::mutant::Planted;
 use crate::time::Duration;
+use crate::topic::Filter;
 use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+use tidegate_oscore::{Context, Observation, Parameters, Replay, Sequence, Session};
 use tidegate_wire::coap::stream::{self, Frame};
-use tidegate_wire::coap::{Code, Message, OptionNumber as Number};
+use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber as Number, Token, Writer};
 
 const CONN: ConnId = ConnId(7);
 
@@ -122,6 +128,22 @@ fn pings_are_answered_and_a_release_closes() {
 }
 
 #[test]
+fn what_was_asked_before_a_release_is_answered_before_the_end() {
+    let mut bench = Bench::greeted();
+    bench.feed(&[frame(&con(1)), frame(&con(2)), signal(stream::RELEASE, &[], &[]), frame(&con(3))].concat());
+    assert_eq!((bench.published.len(), bench.closed.len()), (2, 0), "nothing counts behind it");
+    bench.safe(1);
+    assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![Code::CHANGED], 0));
+    bench.safe(0);
+    assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![Code::CHANGED], 1));
+
+    let mut bench = Bench::greeted();
+    bench.feed(&[frame(&con(1)), signal(stream::RELEASE, &[], &[])].concat());
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.closed, [CONN], "and not for ever");
+}
+
+#[test]
 fn what_breaks_the_protocol_is_aborted() {
     for bytes in [
         &[0x09, 0x01][..],                     // a token of nine bytes
@@ -140,14 +162,179 @@ fn what_breaks_the_protocol_is_aborted() {
 fn a_connection_that_says_nothing_or_half_of_something_is_given_up() {
     let mut bench = Bench::new();
     bench.open(None);
-    bench.pass(Duration::from_secs(30));
+    bench.pass(Duration::from_secs(10));
     assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![stream::ABORT], 1));
     let mut bench = Bench::greeted();
-    bench.pass(Duration::from_secs(3_600));
-    assert_eq!(bench.closed.len(), 0, "a silent one stays");
-    bench.feed(&frame(&con(1))[..5]);
+    // Each byte comes in time, and the message does not.
+    for byte in &frame(&con(1))[..4] {
+        bench.feed(&[*byte]);
+        bench.pass(Duration::from_secs(9));
+    }
+    assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![stream::ABORT], 1));
+}
+
+#[test]
+fn a_silent_connection_is_asked_whether_it_lives() {
+    let mut bench = Bench::greeted();
+    bench.pass(Duration::from_secs(600));
+    bench.feed(&frame(&con(1)));
+    bench.safe(0);
+    bench.frames();
+    bench.pass(Duration::from_secs(1_199));
+    assert!(bench.frames().is_empty(), "it has said something meanwhile");
+    for _ in 0..3 {
+        bench.pass(Duration::from_secs(1_200));
+        assert_eq!(codes(&bench.frames()), [stream::PING]);
+        assert!(bench.feed(&signal(stream::PONG, &[], &[])).is_empty());
+        bench.pass(Duration::from_secs(40));
+        assert!(bench.closed.is_empty(), "it lives");
+    }
+    bench.pass(Duration::from_secs(1_200));
     bench.pass(Duration::from_secs(30));
-    assert_eq!(bench.closed.len(), 1);
+    assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![stream::PING, stream::ABORT], 1));
+}
+
+#[test]
+fn the_oldest_of_too_many_that_say_nothing_goes() {
+    let limits = Limits { connections_unauthenticated: 2, ..Limits::default() };
+    let mut bench = Bench::with(Anonymous::Loopback, limits);
+    for number in 1..=3 {
+        let address = "127.0.0.1:5000".parse().unwrap();
+        bench.coap.opened(bench.now, ConnId(number), StreamPeer { address, device: None });
+        if number == 1 {
+            let csm = Bytes::from(signal(stream::CSM, &[], &[]));
+            bench.coap.received(bench.now, ConnId(number), &csm, &bench.values);
+        }
+    }
+    bench.gather();
+    assert!(bench.closed.is_empty(), "one of the three has said its CSM");
+    let address = "127.0.0.1:5000".parse().unwrap();
+    bench.coap.opened(bench.now, ConnId(4), StreamPeer { address, device: None });
+    bench.gather();
+    assert_eq!(bench.closed, [ConnId(2)]);
+}
+
+#[test]
+fn a_stranger_is_turned_away_before_it_has_said_anything() {
+    let mut bench = Bench::with(Anonymous::Never, Limits::default());
+    assert_eq!(codes(&bench.open(None)), [stream::ABORT]);
+    assert_eq!((bench.closed.len(), bench.notices.len()), (1, 1));
+    let mut bench = Bench::with(Anonymous::Never, Limits::default());
+    assert_eq!(codes(&bench.open(Some("pump-1"))), [stream::CSM]);
+    assert!(matches!(&bench.notices[..], [Notice::SignedIn { device, .. }] if device.as_str() == "pump-1"));
+}
+
+#[test]
+fn who_asks_and_does_not_read_is_not_read_and_goes_in_the_end() {
+    let mut bench = Bench::greeted();
+    let path: [&[u8]; 2] = [b".well-known", b"core"];
+    let question = frame(&get(1, &path, &[]));
+    let observing = frame(&get(2, &[b"t", b"news"], &[(Number::OBSERVE, b"")]));
+    bench.coap.received(bench.now, CONN, &Bytes::from(observing), &bench.values);
+    bench.gather();
+    let unread = |bench: &Bench| bench.streamed.iter().map(Bytes::len).sum::<usize>();
+    while bench.reading {
+        bench.coap.received(bench.now, CONN, &Bytes::from(question.clone()), &bench.values);
+        bench.gather();
+    }
+    let waits = unread(&bench);
+    assert!((64 << 10..66 << 10).contains(&waits), "{waits}");
+    // The newest value waits for it, too.
+    for number in 1..=100 {
+        bench.publish(&value(number, "news", &[number as u8], Qos::AtLeastOnce, false));
+    }
+    assert_eq!(unread(&bench), waits);
+    bench.pass(Duration::from_secs(59));
+    bench.coap.sent(bench.now, CONN, waits - 100);
+    bench.gather();
+    assert!(bench.reading);
+    let sent = bench.frames();
+    assert_eq!(sent.last().unwrap().2, [100]);
+    bench.pass(Duration::from_secs(100));
+    assert!(bench.closed.is_empty());
+
+    while bench.reading {
+        bench.coap.received(bench.now, CONN, &Bytes::from(question.clone()), &bench.values);
+        bench.gather();
+    }
+    bench.pass(Duration::from_secs(1));
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.closed, [CONN]);
+}
+
+#[test]
+fn a_device_proves_itself_on_a_stream_with_its_context() {
+    let context = |own: &[u8], other: &[u8]| {
+        let parameters = Parameters {
+            master_secret: &[7; 16],
+            master_salt: &[],
+            id_context: None,
+            sender_id: own,
+            recipient_id: other,
+        };
+        Context::derive(&parameters).unwrap()
+    };
+    let mut setup = super::setup(Anonymous::Never, Limits::default());
+    setup.devices.push(DeviceSetup {
+        id: DeviceId::new("pump-1").unwrap(),
+        publish: vec![Filter::new("sensors/pump-1/#").unwrap()],
+        subscribe: vec![Filter::new("sensors/pump-1/#").unwrap()],
+        secret: None,
+        certificate: None,
+        psk: false,
+        oscore: Some(Arc::new(context(&[1], &[0x5A]))),
+    });
+    let mut bench = Bench::new();
+    bench.coap = Coap::new(&setup, Planted::default(), &[], bench.now);
+    assert_eq!(codes(&bench.open(None)), [stream::CSM]);
+    bench.feed(&signal(stream::CSM, &[], &[]));
+    // Nothing is said of its place without a context.
+    let path: [&[u8]; 3] = [b"t", b"sensors", b"pump-1"];
+    assert_eq!(codes(&bench.feed(&frame(&get(1, &path, &[])))), [Code::UNAUTHORIZED]);
+
+    let mut device = Session::new(context(&[0x5A], &[1]), Sequence::resume(0), Replay::fresh());
+    device.sequence_mut().stored(100);
+    let mut echo = None;
+    let mut ask = |bench: &mut Bench, code, options: &[(Number, &[u8])]| {
+        let plain = super::write(Kind::NonConfirmable, code, 0, &path, options, b"21");
+        let mut buffer = vec![0; 500];
+        let (sealed, exchange) = device
+            .protect_request_with(&Message::parse(&plain).unwrap(), echo.as_deref(), &mut buffer)
+            .unwrap();
+        let mut answers = bench.feed(&frame(sealed));
+        if code == Code::POST && !bench.published.is_empty() {
+            bench.safe(bench.published.len() - 1);
+            answers.extend(bench.frames());
+        }
+        let [(code, token, payload, options)] = &answers[..] else { panic!("{answers:?}") };
+        let options = options.iter().map(|(number, value)| (Number(*number), &value[..])).collect::<Vec<_>>();
+        let head = Header { kind: Kind::NonConfirmable, code: *code, message_id: 0 };
+        let mut buffer = [0; 500];
+        let mut writer = Writer::new(&mut buffer, head, Token::new(token).unwrap());
+        for (number, value) in options {
+            writer = writer.option(number, value);
+        }
+        let sealed = writer.payload(payload).finish().unwrap();
+        let mut buffer = [0; 500];
+        let sealed = Message::parse(sealed).unwrap();
+        let observing = sealed.option(Number::OBSERVE).is_some();
+        let mut observation = Observation::default();
+        let observation = observing.then_some(&mut observation);
+        let answer = device.open_response(&exchange, observation, &sealed, &mut buffer).unwrap();
+        let answer = Message::parse(answer).unwrap();
+        echo = answer.option(Number::ECHO).map(<[u8]>::to_vec).or(echo.take());
+        answer.code()
+    };
+    assert_eq!(ask(&mut bench, Code::POST, &[]), Code::UNAUTHORIZED, "whether it is new");
+    assert_eq!(ask(&mut bench, Code::POST, &[]), Code::CHANGED);
+    assert_eq!(bench.published[0].0.device.as_str(), "pump-1");
+    assert_eq!(ask(&mut bench, Code::GET, &[(Number::OBSERVE, b"")]), Code::CONTENT);
+    bench.publish(&value(1, "sensors/pump-1", b"x", Qos::AtLeastOnce, false));
+    assert_eq!(bench.frames().len(), 1, "a notification, protected");
+    bench.pass(Duration::from_secs(60));
+    assert!(bench.closed.is_empty(), "it may stay");
+    bench.coap.closed(bench.now, CONN);
+    assert_eq!((bench.coap.stats().subscriptions, bench.coap.stats().peers), (0, 0));
 }
 
 #[test]
