@@ -317,6 +317,30 @@ fn post(token: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn the_address_that_a_load_balancer_names_is_what_counts() {
+    let mut listening = listening("", "");
+    let file = listening.gateway.folder().join("tidegate.toml");
+    let text = read(&file).replace("[coap]\n", "[coap]\nproxy_protocol = [\"127.0.0.1\"]\n");
+    std::fs::write(&file, text).unwrap();
+    listening.gateway.kill();
+    listening.gateway.start_again();
+    let behind = |header: &[u8]| {
+        let mut device = Device::connect(listening.tcp);
+        device.say(header);
+        device
+    };
+    let mut check = Device::greeted(behind(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0").stream);
+    assert_eq!(check.publish(1), Code::CHANGED);
+    // For 192.0.2.7, which nobody knows.
+    let mut stranger =
+        behind(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\x00\x02\x07\x0a\x00\x00\x01\x12\x34\x16\x33");
+    assert_eq!(stranger.hear(), Some(stream::ABORT));
+    assert_eq!(stranger.hear(), None);
+    wait_for(PATIENCE, || listening.gateway.log().contains("192.0.2.7:4660").then_some(()))
+        .expect("in the log");
+}
+
+#[test]
 fn streams_that_break_the_protocol_are_aborted_and_leave_nothing() {
     let listening = listening("", "[limits]\nconnect_timeout = \"1 s\"\n");
     let mut honest = Device::at(listening.tcp);

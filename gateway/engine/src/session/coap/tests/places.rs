@@ -91,8 +91,8 @@ fn only_the_list_is_told_to_everybody_after_a_while_and_no_errors_are() {
     let mut bench = Bench::with(Anonymous::Never, Limits::default());
     assert!(multicast(&mut bench, non(Code::GET, &[b"t", b"a"], &[])).is_empty());
     multicast(&mut bench, question);
-    bench.pass(Duration::from_secs(5));
-    assert_eq!((bench.sent.len(), bench.notices.len()), (1, 0));
+    let answers = bench.pass(Duration::from_secs(5));
+    assert_eq!((answers.len(), bench.notices.len()), (1, 0));
 }
 
 #[test]
