@@ -25,7 +25,8 @@ const LEISURE_MS: u32 = 5_000;
 const CLOCK_SECONDS: u32 = 60;
 
 /// Why somebody without credentials is refused, for the operator.
-pub(super) const NOT_ADMITTED: &str = "CoAP without credentials: access.anonymous does not allow this address";
+pub(super) const NOT_ADMITTED: &str =
+    "CoAP without credentials: access.anonymous does not allow this address";
 pub(super) const NOT_PROVED: &str = "CoAP without credentials, in the name of a device that has some";
 
 /// The value of Observe that takes a peer off the list (RFC 7641, 2).
