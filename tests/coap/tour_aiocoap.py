@@ -52,7 +52,7 @@ async def main(base):
     need("largest upload", Code.CHANGED, response.code)
     need("largest download", body, (await ask(Code.GET, "/ps/sensors/aiocoap/large")).payload)
     body = body[:3_000]
-    response = await ask(Code.PUT, "/ps/sensors/aiocoap/small?retain=1", body, block1=(0, True, 0))
+    response = await ask(Code.PUT, "/ps/sensors/aiocoap/small?retain=1", body, block1=(0, False, 0))
     need("upload by 16", Code.CHANGED, response.code)
     response = await ask(Code.GET, "/ps/sensors/aiocoap/small", block2=(0, False, 0))
     need("download by 16", (body, 0), (response.payload, response.opt.block2.size_exponent))
