@@ -80,6 +80,23 @@ fn who_is_held_for_too_long_is_told_that_the_server_is_busy() {
 }
 
 #[test]
+fn who_is_held_stays_while_its_messages_become_safe() {
+    let mut world = World::new();
+    let publisher = world.connect(&Hello { keep_alive: 10, ..Hello::new(Version::V5, "p") }, false);
+    for id in 1..=4 {
+        world.publish(publisher, message("t", Qos::AtLeastOnce, id));
+    }
+    hold(&mut world, true);
+    for id in 1..=4 {
+        world.pass(Duration::from_secs(14));
+        world.safe(0);
+        assert_eq!(world.said(publisher), [format!("PUBACK {id}")]);
+    }
+    world.pass(Duration::from_secs(15));
+    assert_eq!(world.said(publisher), ["DISCONNECT 0x89"], "now nothing of its gets on");
+}
+
+#[test]
 fn a_client_that_knows_no_receive_maximum_is_slowed_down() {
     for version in [Version::V3_1, Version::V3_1_1] {
         let mut world = World::new();

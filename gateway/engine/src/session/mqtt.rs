@@ -261,6 +261,11 @@ impl Mqtt {
             return;
         };
         let Some(mut exchange) = self.exchange_of(now.instant, id) else { return };
+        if !exchange.connection.reading {
+            // Who waits for us and is not read is not silent as long as we get on with what it sent: to be cut off in the middle
+            // would have it send everything again, and never end.
+            exchange.connection.heard = now.instant;
+        }
         match receipt.waiting {
             Waiting::Message(_) => exchange.acknowledge(),
             Waiting::Record(serial) => exchange.recorded(serial),
