@@ -339,6 +339,7 @@ impl Mqtt {
 
     /// Devices are to hold back, or may go on: publishers are not read; QoS 0 is dropped whoever is to hold.
     pub fn hold(&mut self, now: Now, hold: Hold) {
+        self.note_clock(now);
         let eased = hold < std::mem::replace(&mut self.shared.hold, hold);
         let all: Vec<ConnId> = self.connections.keys().copied().collect();
         for id in all {

@@ -17,6 +17,9 @@ use tidegate_wire::mqtt::{Error, Kind, ReasonCode};
 /// The longest that one packet may take to come in: 256 KiB at 9,600 baud. Keep-alive sees to peers that are silent.
 const PACKET_PATIENCE: Duration = Duration::from_secs(300);
 
+/// So long a client is left unread, at the least, while nothing of what it sent becomes safe.
+const HELD_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How a connection ends.
 #[derive(Clone, Debug)]
 pub(super) struct Ending {
@@ -259,9 +262,11 @@ impl Mqtt {
                         let words = "nothing came for one and a half times its keep-alive";
                         (silence, Ending::fault(ReasonCode::KEEP_ALIVE_TIMEOUT, words))
                     }
-                    // It was not read: that it seems silent is not its fault.
+                    // It was not read: that it seems silent is not its fault, and a short keep-alive must not make it come back and
+                    // send everything again before the store has taken what it sent the last time.
                     (Some(silence), _) => {
-                        (silence, Ending::told(ReasonCode::SERVER_BUSY, "it was told to hold for too long"))
+                        let held = silence.max(connection.heard.after(HELD_PATIENCE));
+                        (held, Ending::told(ReasonCode::SERVER_BUSY, "it was told to hold for too long"))
                     }
                     (None, _) => (never, Ending::gone()),
                 }

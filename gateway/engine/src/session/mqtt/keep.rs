@@ -167,7 +167,7 @@ impl Mqtt {
     /// Notes what the clock on the wall says. When it can be believed for the first time in this life, the messages of earlier
     /// ones learn how long the gateway was off.
     pub(super) fn note_clock(&mut self, now: Now) {
-        self.shared.wall = now.wall;
+        (self.shared.now, self.shared.wall) = (now.instant, now.wall);
         if self.unsettled && now.wall.synchronised {
             self.unsettled = false;
             let keys: Vec<SessionKey> = self.clients.values().copied().collect();

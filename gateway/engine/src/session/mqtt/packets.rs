@@ -279,6 +279,9 @@ impl Shared {
             };
         if reading != connection.reading {
             connection.reading = reading;
+            if reading {
+                connection.heard = self.now; // Until now it was not its fault that nothing came.
+            }
             self.output(crate::event::Output::Reading { conn: id, on: reading });
         }
     }

@@ -11,7 +11,7 @@ use crate::limits::Limits;
 use crate::mutant::Planted;
 use crate::session::rate::Rates;
 use crate::session::{Hold, Request};
-use crate::time::{Now, Stamp};
+use crate::time::{Instant, Now, Stamp};
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
@@ -22,6 +22,7 @@ pub(super) struct Shared {
     pub(super) planted: Planted,
     pub(super) hold: Hold,
     pub(super) stopping: bool,
+    pub(super) now: Instant,
     /// What the clock on the wall said last.
     pub(super) wall: Stamp,
     /// Bytes that wait for all subscribers, in queues and buffers.
@@ -83,6 +84,7 @@ impl Shared {
             planted,
             hold: Hold::Nobody,
             stopping: false,
+            now: now.instant,
             wall: now.wall,
             queued_bytes: 0,
             queued: 0,
