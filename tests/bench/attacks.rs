@@ -4,6 +4,7 @@
 
 use crate::process::cpu;
 use std::io;
+use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 use tidegate_tests::attacks::{Arena, Bystander, CASES, Case};
 use tidegate_tests::wait::wait_for;
@@ -52,7 +53,7 @@ impl Attacks {
         );
         println!("case   in peace   attacked   ratio   processor of the gateway");
         for case in CASES.iter().filter(|case| case.id.starts_with(&self.case)) {
-            let rounds: Vec<_> = (0..self.rounds).map(|_| round(case, samples)).collect();
+            let rounds = (0..self.rounds).map(|_| round(case, samples)).collect::<io::Result<Vec<_>>>()?;
             let middle = |figure: fn(&Round) -> f64| {
                 let mut figures: Vec<_> = rounds.iter().map(figure).collect();
                 figures.sort_unstable_by(f64::total_cmp);
@@ -74,7 +75,7 @@ impl Attacks {
     }
 }
 
-fn round(case: &Case, samples: usize) -> Round {
+fn round(case: &Case, samples: usize) -> io::Result<Round> {
     let arena = Arena::start(case);
     let bystander = arena.bystander();
     let pids = [arena.gateway.pid()];
@@ -83,30 +84,31 @@ fn round(case: &Case, samples: usize) -> Round {
     wait(&bystander, samples);
     let peace = p99(&bystander.latencies());
     let (used, began) = (cpu(&pids), Instant::now());
-    elsewhere(|| attack(case, &arena, &bystander, samples));
+    elsewhere(|| attack(case, &arena, &bystander, samples))?;
     let attacked = p99(&bystander.latencies());
     let share = cpu(&pids).saturating_sub(used).as_secs_f64() / began.elapsed().as_secs_f64();
     let _ = bystander.finish(); // What it was told is the tests' affair.
-    Round { peace, attacked, share }
+    Ok(Round { peace, attacked, share })
 }
 
 /// Attacks until the device has been acknowledged so often.
-fn attack(case: &Case, arena: &Arena, bystander: &Bystander, samples: usize) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+fn attack(case: &Case, arena: &Arena, bystander: &Bystander, samples: usize) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let until = bystander.acknowledged() + samples;
     while bystander.acknowledged() < until {
         runtime.block_on((case.attack)(arena));
     }
+    Ok(())
 }
 
 /// Does what others would do on machines of their own: it, and the threads that it starts, take what the device and the gateway
 /// leave of this one.
-pub(crate) fn elsewhere<T: Send>(does: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn elsewhere<T: Send>(does: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let nicely = || {
-        rustix::process::nice(19).expect("a lower priority");
+        rustix::process::nice(19)?;
         does()
     };
-    std::thread::scope(|scope| scope.spawn(nicely).join().expect("it does not panic"))
+    std::thread::scope(|scope| scope.spawn(nicely).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 fn wait(bystander: &Bystander, more: usize) {

@@ -97,7 +97,7 @@ fn publish(arena: &Arena, bystander: &Bystander, devices: usize, lasting: Durati
         window: WINDOW,
         payload_bytes: PAYLOAD_BYTES,
     };
-    let fleet = elsewhere(|| Fleet::start(plan));
+    let fleet = elsewhere(|| Ok(Fleet::start(plan)))?;
     fleet.allow(usize::MAX);
     sleep(SETTLING);
     let (began, begun, connected) = (Instant::now(), fleet.acknowledged(), fleet.reconnects());
