@@ -168,6 +168,7 @@ mod tests {
         for taken in [address, groups[0].0.local_addr().unwrap()] {
             assert!(socket::bind_udp_shared("coap.listen", taken).is_err(), "{taken}");
         }
+        drop(groups);
         let error = join(&listeners, &[address], &["none0".to_owned()]).unwrap_err();
         assert!(error.to_string().contains("no network interface none0"), "{error}");
     }
