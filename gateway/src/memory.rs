@@ -8,13 +8,15 @@ use tokio::time::{MissedTickBehavior, interval};
 /// Between two looks. It takes well below a millisecond; what a rush has left is gone soon after it.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Gives back what this thread has free.
+/// Gives back what this thread has free, and what SQLite has: C code takes its memory from the C library.
 pub(crate) fn give_back() {
-    // SAFETY: it takes no pointer, may be called at any time from any thread, and leaves alone what is in use. Where another
-    // allocator is the global one it finds nothing.
+    // SAFETY: both take no pointer, may be called at any time from any thread, and leave alone what is in use. Where another
+    // allocator is the global one the first finds nothing.
     #[allow(unsafe_code, reason = "the allocator's crate has no safe way to say it")]
     unsafe {
         libmimalloc_sys::mi_collect(true);
+        #[cfg(target_env = "gnu")]
+        libc::malloc_trim(0);
     }
 }
 

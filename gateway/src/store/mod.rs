@@ -35,8 +35,8 @@ pub trait Store {
     /// [`StoreFault::Failed`] when there are too many routes or the medium fails.
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault>;
 
-    /// Housekeeping between two orders; `idle` when no order has come for a while. Returns whether there is something left
-    /// to do when idle. Whatever fails here shows in the next commit.
+    /// Housekeeping behind an order; `idle` when no other has come for a while. Returns whether it is to be asked again before
+    /// the next order comes. Whatever fails here shows in the next commit.
     fn upkeep(&mut self, idle: bool) -> bool {
         let _ = idle;
         false

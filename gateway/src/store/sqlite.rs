@@ -16,6 +16,7 @@ mod space;
 pub use open::{OpenError, Opened, open};
 
 use super::{Lanes, Page, Store};
+use crate::memory;
 use fault::Fault;
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::BTreeMap;
@@ -143,7 +144,12 @@ impl Store for SqliteStore {
 
     fn upkeep(&mut self, idle: bool) -> bool {
         match self.space.upkeep(&self.db, idle) {
-            Ok(more) => more,
+            Ok(more) => {
+                if idle && !more {
+                    self.give_back_memory();
+                }
+                more
+            }
             Err(fault) if fault.is_full() => {
                 // Writing the WAL back makes the file grow; the room held back is for that.
                 if let Err(fault) = self.space.medium_is_full(&self.db) {
@@ -156,6 +162,16 @@ impl Store for SqliteStore {
                 false
             }
         }
+    }
+}
+
+impl SqliteStore {
+    /// Before a rest of which nobody knows the end: the page cache, and what commits have left.
+    fn give_back_memory(&self) {
+        if let Err(error) = self.db.execute_batch("PRAGMA shrink_memory") {
+            tracing::debug!(%error, "the page cache stays");
+        }
+        memory::give_back();
     }
 }
 

@@ -125,12 +125,12 @@ fn run<S: Store>(mut store: S, orders: &Receiver<Order>, inbox: &Inbox) -> Resul
 
 /// Carries out orders until there will be no more, or nobody is there to hear of them.
 fn serve<S: Store>(store: &mut S, orders: &Receiver<Order>, inbox: &Inbox, unanswered: &mut Option<Refusal>) {
-    let mut more = true;
+    let mut rests = false;
     loop {
-        let order = if more {
-            orders.recv_timeout(IDLE_AFTER)
-        } else {
+        let order = if rests {
             orders.recv().map_err(RecvTimeoutError::from)
+        } else {
+            orders.recv_timeout(IDLE_AFTER)
         };
         match order {
             Ok(order) => {
@@ -139,9 +139,10 @@ fn serve<S: Store>(store: &mut S, orders: &Receiver<Order>, inbox: &Inbox, unans
                     return;
                 }
                 *unanswered = None;
-                more = store.upkeep(false);
+                store.upkeep(false);
+                rests = false;
             }
-            Err(RecvTimeoutError::Timeout) => more = store.upkeep(true),
+            Err(RecvTimeoutError::Timeout) => rests = !store.upkeep(true),
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }
