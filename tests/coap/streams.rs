@@ -379,6 +379,8 @@ fn streams_that_break_the_protocol_are_aborted_and_leave_nothing() {
 fn streams_that_say_nothing_or_little_are_given_up_and_hold_up_nobody() {
     let listening = listening("", "[limits]\nconnect_timeout = \"1 s\"\nconnections_unauthenticated = 16\n");
     let mut honest = Device::at(listening.tcp);
+    // Until its CSM is read it is one of those that say nothing.
+    assert_eq!(honest.publish(0), Code::CHANGED);
     let mut silent: Vec<Device<TcpStream>> = (0..40).map(|_| Device::connect(listening.tcp)).collect();
     // One byte at a time is slow, and well.
     for byte in post(7, b"21.5") {
