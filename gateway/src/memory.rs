@@ -8,14 +8,23 @@ use tokio::time::{MissedTickBehavior, interval};
 /// Between two looks. It takes well below a millisecond; what a rush has left is gone soon after it.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Gives back what this thread has free, and what SQLite has: C code takes its memory from the C library.
+/// Gives back what this thread has free.
 pub(crate) fn give_back() {
-    // SAFETY: both take no pointer, may be called at any time from any thread, and leave alone what is in use. Where another
-    // allocator is the global one the first finds nothing.
+    // SAFETY: it takes no pointer, may be called at any time from any thread, and leaves alone what is in use. Where another
+    // allocator is the global one it finds nothing.
     #[allow(unsafe_code, reason = "the allocator's crate has no safe way to say it")]
     unsafe {
         libmimalloc_sys::mi_collect(true);
-        #[cfg(target_env = "gnu")]
+    }
+}
+
+/// Gives back what SQLite has free: C code takes its memory from the C library, of which there is one for all threads. For
+/// whoever has just had SQLite let go of it; it is no work for the driver.
+pub(crate) fn give_back_of_c() {
+    // SAFETY: it takes no pointer, may be called at any time from any thread, and leaves alone what is in use.
+    #[cfg(target_env = "gnu")]
+    #[allow(unsafe_code, reason = "the C library's own call")]
+    unsafe {
         libc::malloc_trim(0);
     }
 }

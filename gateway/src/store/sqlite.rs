@@ -172,6 +172,7 @@ impl SqliteStore {
             tracing::debug!(%error, "the page cache stays");
         }
         memory::give_back();
+        memory::give_back_of_c();
     }
 }
 
