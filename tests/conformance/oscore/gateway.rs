@@ -240,18 +240,23 @@ fn each_life_of_the_gateway_asks_once_and_a_recorded_request_is_never_taken_agai
     assert_eq!(gateway.payloads(), [b"1", b"2", b"3", b"3", b"3"]);
 }
 
+/// Publishes, and holds every answer to a number that no answer had before.
+fn answered_anew(device: &mut Device, gateway: &mut Gateway, used: &mut std::collections::BTreeSet<Vec<u8>>) {
+    device.publish(0, &Publication::confirmable(&PATH, b"1")).unwrap();
+    let datagram = device.poll_transmit(0).unwrap().to_vec();
+    for answer in gateway.datagram(5_000, &datagram) {
+        let value = view(&answer).option(OptionNumber::OSCORE).unwrap().to_vec();
+        assert!(used.insert(value), "twice");
+    }
+    device.cancel();
+}
+
 #[test]
 fn a_restart_never_uses_a_number_again() {
     let (mut device, mut gateway) = (device(), Gateway::new());
     let mut used = std::collections::BTreeSet::new();
     for _ in 0..5 {
-        device.publish(0, &Publication::confirmable(&PATH, b"1")).unwrap();
-        let datagram = device.poll_transmit(0).unwrap().to_vec();
-        for answer in gateway.datagram(5_000, &datagram) {
-            let value = view(&answer).option(OptionNumber::OSCORE).unwrap().to_vec();
-            assert!(used.insert(value), "twice");
-        }
-        device.cancel();
+        answered_anew(&mut device, &mut gateway, &mut used);
         gateway.restart();
     }
     assert_eq!(used.len(), 5);
@@ -263,13 +268,7 @@ fn keys_that_leave_the_configuration_leave_one_number_behind_and_never_use_one_a
     let nobody = |epoch| Setup { devices: Vec::new(), ..setup(epoch) };
     let mut used = std::collections::BTreeSet::new();
     for round in 0..6 {
-        device.publish(0, &Publication::confirmable(&PATH, b"1")).unwrap();
-        let datagram = device.poll_transmit(0).unwrap().to_vec();
-        for answer in gateway.datagram(5_000, &datagram) {
-            let value = view(&answer).option(OptionNumber::OSCORE).unwrap().to_vec();
-            assert!(used.insert(value), "twice");
-        }
-        device.cancel();
+        answered_anew(&mut device, &mut gateway, &mut used);
         let keys = gateway.reservations().iter().filter(|key| key.len() == 16).count();
         assert_eq!(keys, 1, "{:?}", gateway.reservations());
         let epoch = gateway.epoch;
