@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate::cli::{Exit, Start, run_with};
+use tidegate_tests::uninterrupted::uninterrupted;
 
 struct Answer {
     exit: Exit,
@@ -105,7 +106,7 @@ fn gateway(answer: String) -> (SocketAddr, std::thread::JoinHandle<String>) {
         let mut request = Vec::new();
         let mut chunk = [0; 1_024];
         while !request.windows(4).any(|w| w == b"\r\n\r\n") {
-            let n = stream.read(&mut chunk).unwrap();
+            let n = uninterrupted(|| stream.read(&mut chunk)).unwrap();
             request.extend_from_slice(&chunk[..n]);
         }
         stream.write_all(answer.as_bytes()).unwrap();

@@ -6,6 +6,7 @@ use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use tidegate_tests::gateway::{Gateway, binary};
+use tidegate_tests::uninterrupted::uninterrupted;
 use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer};
 
 /// Makes a network with one interface, runs the gateway `$1` with the configuration `$2` on it, and asks at port `$3`.
@@ -97,7 +98,7 @@ fn what_comes_to_the_group_is_answered_from_the_listener_and_never_a_con() {
     ask(Kind::NonConfirmable, 2, ["t", "nothing"]);
     ask(Kind::NonConfirmable, 3, [".well-known", "core"]);
     let mut buffer = [0; 1_500];
-    let (count, from) = device.recv_from(&mut buffer).unwrap();
+    let (count, from) = uninterrupted(|| device.recv_from(&mut buffer)).unwrap();
     let answer = Message::parse(&buffer[..count]).unwrap();
     assert_eq!((answer.kind(), answer.code(), from), (Kind::NonConfirmable, Code::CONTENT, gateway.coap));
     assert_eq!(answer.token().as_bytes(), [3]);

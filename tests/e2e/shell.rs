@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tidegate_tests::gateway::Gateway;
+use tidegate_tests::uninterrupted::uninterrupted;
 use tidegate_tests::wait::wait_for;
 
 /// For what takes moments, on a machine that is busy with other tests.
@@ -298,7 +299,7 @@ fn connections_beyond_the_bound_are_closed_and_the_others_live_on() {
     assert!(full.is_some(), "{}", gateway.log());
     let mut refused = TcpStream::connect(gateway.mqtt).unwrap();
     refused.set_read_timeout(Some(SOON)).unwrap();
-    assert_eq!(refused.read(&mut [0; 1]).unwrap_or(0), 0, "closed before a byte is read");
+    assert_eq!(uninterrupted(|| refused.read(&mut [0; 1])).unwrap_or(0), 0, "closed before a byte is read");
     assert!(gateway.metric("tidegate_connections_refused_total") >= 1.0);
     drop(held);
     assert!(empty().is_some());
@@ -314,7 +315,8 @@ fn systemd_hears_of_the_start_signs_of_life_a_reload_and_the_end() {
     let hears = |state: &str| {
         let mut buffer = [0; 4_096];
         loop {
-            let count = systemd.recv(&mut buffer).unwrap_or_else(|error| panic!("no {state}: {error}"));
+            let count = uninterrupted(|| systemd.recv(&mut buffer))
+                .unwrap_or_else(|error| panic!("no {state}: {error}"));
             let said = String::from_utf8_lossy(&buffer[..count]).into_owned();
             if said.lines().any(|line| line == state) {
                 return said;

@@ -19,6 +19,7 @@ pub mod statements;
 pub mod store_contract;
 pub mod store_history;
 pub mod tls;
+pub mod uninterrupted;
 pub mod wait;
 
 #[path = "../sim/mod.rs"]

@@ -1,5 +1,6 @@
 //! A TLS client for tests, as a device has one: with the gateway's authority, and maybe a certificate of its own.
 
+use crate::uninterrupted::Uninterrupted;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A connection.
-pub type Secured = StreamOwned<ClientConnection, TcpStream>;
+pub type Secured = StreamOwned<ClientConnection, Uninterrupted<TcpStream>>;
 
 /// Every version that is still spoken.
 pub const BOTH: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13, &rustls::version::TLS12];
@@ -50,7 +51,7 @@ pub fn secured(
     let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket.set_write_timeout(Some(SOON)).unwrap();
-    let mut stream = StreamOwned::new(client, socket);
+    let mut stream = StreamOwned::new(client, Uninterrupted(socket));
     stream.flush()?;
     Ok(stream)
 }

@@ -8,12 +8,13 @@ mod proxy;
 mod tls;
 mod websocket;
 
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::mqtt::{Hello, encode, message};
 use tidegate_tests::ports::free_port;
+use tidegate_tests::uninterrupted::Uninterrupted;
 use tidegate_tests::wait::wait_for;
 use tidegate_wire::mqtt::{Packet, Qos, Version};
 
@@ -24,11 +25,11 @@ fn somewhere() -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
-fn tcp(address: SocketAddr) -> TcpStream {
+fn tcp(address: SocketAddr) -> Uninterrupted<TcpStream> {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(SOON)).unwrap();
     stream.set_write_timeout(Some(SOON)).unwrap();
-    stream
+    Uninterrupted(stream)
 }
 
 /// A CONNECT of MQTT 3.1.1.
@@ -61,10 +62,12 @@ fn published(stream: &mut (impl Read + Write), topic: &str, packet: u16) -> io::
     Ok(())
 }
 
-/// Whether the other side has closed, without waiting long.
-fn closed(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    !matches!(stream.read(&mut [0; 64]), Ok(1..))
+/// Whether the other side has closed, or does so soon.
+fn closed(stream: &mut Uninterrupted<TcpStream>) -> bool {
+    match stream.read(&mut [0; 64]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
 }
 
 fn logged(gateway: &Gateway, text: &str) {

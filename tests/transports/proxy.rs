@@ -6,6 +6,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use tidegate_tests::certificates::{Authority, SERVER};
 use tidegate_tests::gateway::Gateway;
+use tidegate_tests::uninterrupted::Uninterrupted;
 
 const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
@@ -28,7 +29,7 @@ fn gateway(proxies: &str, rest: &str) -> Gateway {
     gateway
 }
 
-fn behind(gateway: &Gateway, header: &[u8]) -> TcpStream {
+fn behind(gateway: &Gateway, header: &[u8]) -> Uninterrupted<TcpStream> {
     let mut stream = tcp(gateway.mqtt);
     stream.write_all(header).unwrap();
     stream

@@ -5,6 +5,7 @@ use crate::{SOON, arrived, closed, connect, greeted, logged, publish, somewhere,
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use tidegate_tests::gateway::Gateway;
+use tidegate_tests::uninterrupted::Uninterrupted;
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -36,7 +37,7 @@ fn upgraded<S: Read + Write>(stream: S, headers: &[(&'static str, &str)]) -> Res
 
 const MQTT: (&str, &str) = ("Sec-WebSocket-Protocol", "mqtt");
 
-fn open(address: SocketAddr) -> WebSocket<TcpStream> {
+fn open(address: SocketAddr) -> WebSocket<Uninterrupted<TcpStream>> {
     upgraded(tcp(address), &[MQTT]).unwrap()
 }
 

@@ -4,6 +4,7 @@ use super::{ATTACKER, Arena, Case, SOON, Setting};
 use crate::certificates::{Authority, SERVER};
 use crate::link::Link;
 use crate::mqtt::Hello;
+use crate::uninterrupted::Uninterrupted;
 use std::process::Command;
 use std::time::Duration;
 use tidegate_wire::mqtt::Version;
@@ -48,14 +49,14 @@ pub(super) const M04: Case = Case {
     audited: &[],
 };
 
-type Socket = tungstenite::WebSocket<std::net::TcpStream>;
+type Socket = tungstenite::WebSocket<Uninterrupted<std::net::TcpStream>>;
 
 fn half_way(arena: &Arena, number: usize) -> Socket {
     let mut request = format!("ws://{}/mqtt", arena.second).into_client_request().expect("a request");
     request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().expect("a header"));
     let stream = std::net::TcpStream::connect(arena.second).expect("a connection");
     stream.set_read_timeout(Some(SOON)).expect("a time-out");
-    let (mut socket, _) = tungstenite::client(request, stream).expect("a WebSocket");
+    let (mut socket, _) = tungstenite::client(request, Uninterrupted(stream)).expect("a WebSocket");
     let hello = brief(&format!("socket-{number}")).bytes();
     socket.send(Message::binary(hello)).expect("it is taken");
     assert_eq!(socket.read().expect("CONNACK").into_data().as_ref(), [0x20, 2, 0, 0]);

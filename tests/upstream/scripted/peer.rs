@@ -9,6 +9,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 use tidegate::config::{self, UpstreamKind};
 use tidegate_tests::publications::SOON;
+use tidegate_tests::uninterrupted::uninterrupted;
 use tidegate_tests::wait::wait_for;
 
 /// Where the broker listens.
@@ -228,7 +229,7 @@ impl Peer {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         self.stream.set_read_timeout(Some(left)).unwrap();
         let mut part = [0; 64 << 10];
-        match self.stream.read(&mut part) {
+        match uninterrupted(|| self.stream.read(&mut part)) {
             Ok(count) => {
                 self.input.extend_from_slice(&part[..count]);
                 Ok(count > 0)

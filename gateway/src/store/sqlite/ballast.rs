@@ -2,7 +2,7 @@
 //! let go when the medium is full. It decides nothing about what may be written.
 
 use rustix::fs::{FallocateFlags, fallocate};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -24,7 +24,7 @@ impl Ballast {
 
     /// Takes the space, and says whether it could.
     pub(super) fn take(&mut self) -> bool {
-        let taken = match fallocate(&self.file, FallocateFlags::empty(), 0, self.bytes) {
+        let taken = match retry_on_intr(|| fallocate(&self.file, FallocateFlags::empty(), 0, self.bytes)) {
             Ok(()) => true,
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.fill().is_ok(),
             Err(_) => false,
