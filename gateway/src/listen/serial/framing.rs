@@ -2,7 +2,6 @@
 
 use super::{Came, Framing};
 use bytes::Bytes;
-use std::mem;
 use tidegate_wire::slipmux::{self, Decoder, Frame};
 
 /// The longest line of text, in bytes: boards print readings, not books.
@@ -25,9 +24,18 @@ pub(super) enum Deframer {
     Slipmux(Decoder<Vec<u8>>),
     Lines {
         text: Vec<u8>,
-        /// The line that goes on is too long already.
-        over: bool,
+        /// What comes is not taken until the line ends.
+        passing: Option<Passed>,
     },
+}
+
+/// Why the line that goes on is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// It had perhaps begun before the port was open: half of a reading is another reading.
+    Begun,
+    /// It is too long already.
+    TooLong,
 }
 
 impl Deframer {
@@ -35,7 +43,14 @@ impl Deframer {
     pub(super) fn new(framing: &Framing, longest: usize) -> Self {
         match framing {
             Framing::Slipmux => Self::Slipmux(Decoder::new(vec![0; longest + FRAME_EXTRA_BYTES])),
-            Framing::Lines(_) => Self::Lines { text: Vec::new(), over: false },
+            Framing::Lines(_) => Self::Lines { text: Vec::new(), passing: Some(Passed::Begun) },
+        }
+    }
+
+    /// The port was silent since it was opened: what comes next begins with a beginning.
+    pub(super) fn was_silent(&mut self) {
+        if let Self::Lines { passing, .. } = self {
+            *passing = None;
         }
     }
 
@@ -50,15 +65,19 @@ impl Deframer {
                 Ok(Frame::Ip(_)) => Err("an IP packet, which is not taken here".to_owned()),
                 Err(error) => Err(error.to_string()),
             }),
-            Self::Lines { text, over } => loop {
+            Self::Lines { text, passing } => loop {
                 let (&byte, rest) = input.split_first()?;
                 *input = rest;
                 match byte {
-                    b'\n' if mem::take(over) => {
-                        text.clear();
-                        return Some(Err(format!("a line of more than {TEXT_BYTES} bytes")));
-                    }
                     b'\n' => {
+                        match passing.take() {
+                            Some(Passed::Begun) => continue,
+                            Some(Passed::TooLong) => {
+                                text.clear();
+                                return Some(Err(format!("a line of more than {TEXT_BYTES} bytes")));
+                            }
+                            None => {}
+                        }
                         let line = text.strip_suffix(b"\r").unwrap_or(text);
                         let line = Bytes::copy_from_slice(line);
                         text.clear();
@@ -66,8 +85,9 @@ impl Deframer {
                             return Some(Ok(Found::Came(Came::Text(line))));
                         }
                     }
+                    _ if passing.is_some() => {}
                     byte if text.len() < TEXT_BYTES => text.push(byte),
-                    _ => *over = true,
+                    _ => *passing = Some(Passed::TooLong),
                 }
             },
         }
@@ -104,12 +124,22 @@ mod tests {
     #[test]
     fn every_line_is_a_message_and_an_endless_one_is_none() {
         let mut deframer = Deframer::new(&Framing::Lines(Topic::new("t").unwrap()), 64);
+        deframer.was_silent();
         assert_eq!(all(&mut deframer, b"21.5\r\n\n\r\nhalf"), [text("21.5")]);
         assert_eq!(all(&mut deframer, b" a line\n"), [text("half a line")]);
         let long = [vec![b'x'; TEXT_BYTES + 1], b"\nnext\n".to_vec()].concat();
         let found = all(&mut deframer, &long);
         assert!(found[0].is_err());
         assert_eq!(found[1..], [text("next")]);
+    }
+
+    #[test]
+    fn a_line_that_had_begun_before_the_port_was_open_is_no_message() {
+        let mut deframer = Deframer::new(&Framing::Lines(Topic::new("t").unwrap()), 64);
+        assert_eq!(all(&mut deframer, b"1.5\r\n22.5\r\n"), [text("22.5")]);
+        let mut deframer = Deframer::new(&Framing::Lines(Topic::new("t").unwrap()), 64);
+        let endless = [vec![b'x'; 2 * TEXT_BYTES], b"\n22.5\n".to_vec()].concat();
+        assert_eq!(all(&mut deframer, &endless), [text("22.5")], "however long it was");
     }
 
     #[test]

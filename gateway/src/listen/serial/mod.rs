@@ -37,6 +37,9 @@ const WAITING: usize = 8;
 /// A port takes what is written to it within so long, or is opened again: at 300 baud a message of 1 KiB takes 35 s.
 const WRITE_WITHIN: Duration = Duration::from_secs(60);
 
+/// When nothing has come for so long since a port was opened, no line was under way: within one boards do not pause so long.
+const SILENT: Duration = Duration::from_secs(1);
+
 /// Bytes read at a time.
 const READ_BYTES: usize = 1_024;
 
@@ -252,8 +255,18 @@ async fn read(
     let mut deframer = Deframer::new(&line.framing, longest);
     let mut buffer = [0; READ_BYTES];
     let (mut noise, mut words) = (Throttle::new(), Throttle::new());
+    let mut first = None;
+    if let Ok(read) = timeout(SILENT, reader.read(&mut buffer)).await {
+        first = Some(read);
+    } else {
+        deframer.was_silent();
+    }
     loop {
-        let mut bytes = match reader.read(&mut buffer).await {
+        let read = match first.take() {
+            Some(read) => read,
+            None => reader.read(&mut buffer).await,
+        };
+        let mut bytes = match read {
             Ok(0) => return End::Lost("it was closed at its other end".to_owned()),
             Ok(count) => &buffer[..count],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
