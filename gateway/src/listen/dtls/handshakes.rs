@@ -6,6 +6,7 @@ use super::cookie::Cookies;
 use super::hello::Hello;
 use super::peers::{Bounds, DtlsStats, Order, RECORD_BYTES, TICK_AHEAD};
 use super::spared::Spared;
+use crate::listen::admission::Place;
 use crate::logging::{Pass, Throttle};
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -26,6 +27,7 @@ pub(super) struct Done {
 struct Handshake {
     association: Box<dyn Association>,
     random: [u8; 32],
+    began: Instant,
     due: Option<Instant>,
     /// Which configuration it began under.
     began_under: u64,
@@ -118,15 +120,21 @@ impl Handshakes {
             return None;
         }
         let full = self.under_way.len() >= self.bounds.handshakes && !self.has(peer);
-        if full || !self.spared.take(now, peer.ip()) {
+        let gives_way = if full { self.of_a_crowd(peer) } else { None };
+        if full && gives_way.is_none() || !self.spared.take(now, peer.ip()) {
             self.stats.crowded += 1;
             return None;
+        }
+        if let Some(crowded) = gives_way {
+            self.stats.crowded += 1;
+            self.end(crowded);
         }
         match self.maker.make(now, &hello) {
             Ok(association) => {
                 self.end(peer);
                 let (random, began_under) = (hello.random, self.configuration);
-                self.under_way.insert(peer, Handshake { association, random, due: None, began_under });
+                let handshake = Handshake { association, random, began: now, due: None, began_under };
+                self.under_way.insert(peer, handshake);
                 self.drive(now, peer, Ok(()), out)
             }
             Err(refusal) => {
@@ -134,6 +142,20 @@ impl Handshakes {
                 None
             }
         }
+    }
+
+    /// The handshake that gives way to a newcomer when there are too many: the oldest of the address that has the most, if the
+    /// newcomer's would still have fewer. A few addresses do not keep all others out for as long as a handshake may take.
+    fn of_a_crowd(&self, newcomer: SocketAddr) -> Option<SocketAddr> {
+        let mut crowds: HashMap<Option<Place>, usize> = HashMap::new();
+        for peer in self.under_way.keys() {
+            *crowds.entry(Place::of(peer.ip())).or_default() += 1;
+        }
+        let own = crowds.get(&Place::of(newcomer.ip())).copied().unwrap_or_default();
+        let most = crowds.values().copied().max().filter(|most| *most > own + 1)?;
+        let crowded =
+            self.under_way.iter().filter(|(peer, _)| crowds.get(&Place::of(peer.ip())) == Some(&most));
+        crowded.min_by_key(|(_, handshake)| handshake.began).map(|(peer, _)| *peer)
     }
 
     /// Takes a datagram of one that is under way.

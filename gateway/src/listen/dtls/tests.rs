@@ -340,6 +340,29 @@ fn only_so_many_handshakes_are_under_way_and_one_address_cannot_take_them_all() 
 }
 
 #[test]
+fn few_addresses_do_not_keep_all_others_out() {
+    let mut gateway = Gateway::new(Bounds { handshakes: 8, ..BOUNDS });
+    let begin = |gateway: &mut Gateway, peer: SocketAddr| {
+        let mut device = Device::new(gateway, "a", b"secret", peer);
+        let answer = gateway.datagram(peer, &device.poll()[0]);
+        device.told(answer);
+        !gateway.datagram(peer, &device.poll()[0]).is_empty()
+    };
+    let of = |host: u8, port: u16| SocketAddr::from(([192, 0, 2, host], port));
+    for port in 0..4 {
+        assert!(begin(&mut gateway, of(1, 5_000 + port)) && begin(&mut gateway, of(2, 5_000 + port)));
+    }
+    assert!(!begin(&mut gateway, of(2, 6_000)), "not by more of its own");
+    let mut honest = Device::new(&gateway, "b", b"secret", of(3, 5_000));
+    honest.talk(&mut gateway);
+    assert!(honest.connected);
+    // Its place is free again, and with it one more of each.
+    assert!(begin(&mut gateway, of(4, 5_000)));
+    assert!(begin(&mut gateway, of(5, 5_000)) && begin(&mut gateway, of(6, 5_000)));
+    assert_eq!(gateway.table.stats().crowded, 4);
+}
+
+#[test]
 fn a_new_configuration_ends_the_associations_of_who_is_not_in_it() {
     let mut gateway = Gateway::new(BOUNDS);
     let mut devices = [connected(&mut gateway, "a", 1), connected(&mut gateway, "b", 2)];
