@@ -74,6 +74,7 @@ paths! {
     coap_busy, 5, "CoAP requests answered 5.03 or 4.29";
     coap_blocks, 1_000, "blocks of CoAP bodies taken";
     coap_incomplete, 5, "CoAP bodies begun anew because the gateway lacked a block";
+    stream_answers, 500, "messages acknowledged on CoAP streams";
     notifications, 200, "notifications that left for CoAP observers";
     observed, 200, "values that CoAP observers saw";
     observed_anew, 20, "observations made anew after a restart of the gateway";

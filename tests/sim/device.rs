@@ -7,6 +7,7 @@ use super::observer_device::ObserverDevice;
 use super::payload::{self, Key};
 use super::plan::{DevicePlan, MS, Protocol, READINGS, SECOND};
 use super::secured_device::SecuredDevice;
+use super::stream_device::StreamDevice;
 use bytes::Bytes;
 use fastrand::Rng;
 use std::collections::VecDeque;
@@ -52,6 +53,18 @@ pub(crate) struct Reading {
     pub(crate) payload: Vec<u8>,
 }
 
+impl Reading {
+    /// What a CoAP device of this index hands to its node.
+    pub(crate) fn as_publication<T>(&self, index: u16, publish: impl FnOnce(&Publication<'_>) -> T) -> T {
+        let name = format!("d{index}");
+        let path = ["t", "sensors", &name, self.topic.levels().last().unwrap_or_default()];
+        publish(&match self.qos {
+            0 => Publication::non_confirmable(&path, &self.payload),
+            _ => Publication::confirmable(&path, &self.payload),
+        })
+    }
+}
+
 /// The application: makes readings and keeps them.
 #[derive(Debug)]
 pub(crate) struct Application {
@@ -74,6 +87,7 @@ impl Application {
                 Protocol::Mqtt { qos, .. } => qos.unwrap_or_else(|| rng.u8(..3)),
                 Protocol::Coap { confirmable, .. } => confirmable.unwrap_or_else(|| rng.bool()).into(),
                 Protocol::Observer(_) => 0,
+                Protocol::Stream { .. } => 1,
             };
             let payload = payload::write(key, rng.usize(self.plan.payload.clone()));
             self.acts.push_back(Act::Made { key, topic: topic.clone(), qos });
@@ -109,6 +123,7 @@ enum Speaker {
     Blocks(Box<BlockDevice>),
     Secured(Box<SecuredDevice>),
     Observer(Box<ObserverDevice>),
+    Stream(Box<StreamDevice>),
 }
 
 impl Device {
@@ -118,6 +133,7 @@ impl Device {
             Protocol::Observer(watching) => {
                 Speaker::Observer(Box::new(ObserverDevice::new(plan.begins, watching, rng)))
             }
+            Protocol::Stream { tokens } => Speaker::Stream(Box::new(StreamDevice::new(tokens))),
             Protocol::Coap { secured: true, .. } => {
                 Speaker::Secured(Box::new(SecuredDevice::new(index, rng)))
             }
@@ -150,6 +166,7 @@ impl Device {
                 Speaker::Blocks(blocks) => blocks.is_idle(),
                 Speaker::Secured(secured) => secured.is_idle(),
                 Speaker::Observer(observer) => observer.is_idle(),
+                Speaker::Stream(stream) => stream.is_idle(),
             }
     }
 
@@ -166,6 +183,7 @@ impl Device {
             Speaker::Blocks(blocks) => blocks.run(now, rng, &mut self.application),
             Speaker::Secured(secured) => secured.run(now, rng, &mut self.application),
             Speaker::Observer(observer) => observer.run(now, rng, &mut self.application),
+            Speaker::Stream(stream) => stream.run(now, rng, &mut self.application),
         }
     }
 
@@ -185,6 +203,7 @@ impl Device {
             Speaker::Blocks(blocks) => blocks.timeout(),
             Speaker::Secured(secured) => secured.timeout(),
             Speaker::Observer(observer) => observer.timeout(),
+            Speaker::Stream(stream) => stream.timeout(!self.application.waiting.is_empty()),
         };
         let make = (!self.application.all_made()).then_some(self.application.next_at);
         [speaker, make].into_iter().flatten().min()
@@ -192,22 +211,28 @@ impl Device {
 
     /// Its connection is open.
     pub(crate) fn opened(&mut self, now: u64) {
-        if let Speaker::Mqtt(mqtt) = &mut self.speaker {
-            mqtt.opened(now);
+        match &mut self.speaker {
+            Speaker::Mqtt(mqtt) => mqtt.opened(now),
+            Speaker::Stream(stream) => stream.opened(),
+            _ => {}
         }
     }
 
     /// Its connection is gone, or did not come about.
     pub(crate) fn closed(&mut self, now: u64, rng: &mut Rng) {
-        if let Speaker::Mqtt(mqtt) = &mut self.speaker {
-            mqtt.closed(now, rng);
+        match &mut self.speaker {
+            Speaker::Mqtt(mqtt) => mqtt.closed(now, rng),
+            Speaker::Stream(stream) => stream.closed(now, rng, &mut self.application),
+            _ => {}
         }
     }
 
     /// Bytes came on its connection.
     pub(crate) fn bytes(&mut self, now: u64, bytes: &[u8]) {
-        if let Speaker::Mqtt(mqtt) = &mut self.speaker {
-            mqtt.bytes(now, bytes, &mut self.application);
+        match &mut self.speaker {
+            Speaker::Mqtt(mqtt) => mqtt.bytes(now, bytes, &mut self.application),
+            Speaker::Stream(stream) => stream.bytes(now, bytes, &mut self.application),
+            _ => {}
         }
     }
 
@@ -236,6 +261,7 @@ impl Device {
         }
         match &mut self.speaker {
             Speaker::Mqtt(mqtt) => mqtt.reboot(now, rng, amnesia, application),
+            Speaker::Stream(stream) => stream.reboot(now, rng, amnesia, application),
             Speaker::Coap(coap) => {
                 let kept = coap.current.take().filter(|_| !amnesia);
                 **coap = CoapDevice::new(rng);
@@ -312,16 +338,10 @@ impl CoapDevice {
     }
 
     fn publish(&mut self, now: u64, index: u16, reading: Reading) {
-        let name = format!("d{index}");
-        let last = reading.topic.levels().last().unwrap_or_default().to_owned();
-        let path = ["t", "sensors", &name, &last];
-        let confirmable = reading.qos > 0;
-        let publication = match confirmable {
-            true => Publication::confirmable(&path, &reading.payload),
-            false => Publication::non_confirmable(&path, &reading.payload),
-        };
-        if self.publisher.publish(now, &publication).is_ok() {
-            self.current = Some((confirmable, reading));
+        let published =
+            reading.as_publication(index, |publication| self.publisher.publish(now, publication).is_ok());
+        if published {
+            self.current = Some((reading.qos > 0, reading));
         }
     }
 }

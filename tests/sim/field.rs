@@ -7,12 +7,12 @@ use super::link::Stream;
 use super::oracle::{Held, Violation};
 use super::payload::Key;
 use super::plan::{MS, Protocol, SECOND};
-use super::tap::MqttTap;
+use super::tap::{FrameTap, MqttTap};
 use super::world::{Event, World};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
-use tidegate_engine::event::{Endpoint, Input, Peer, Via};
+use tidegate_engine::event::{Endpoint, Input, Peer, StreamPeer, Via};
 use tidegate_engine::id::ConnId;
 
 /// The shell ends a connection after so long, sent or not.
@@ -29,8 +29,21 @@ pub(crate) struct Connection {
     pub(super) pubrecs: VecDeque<u16>,
     /// The message that each packet id carried last.
     pub(super) carried: BTreeMap<u16, Key>,
+    /// It is CoAP's: its own taps.
+    pub(super) coap: Option<CoapTaps>,
     /// The engine has been told that it is closed, or is gone itself.
     forgotten: bool,
+}
+
+/// The taps on a CoAP stream.
+#[derive(Debug, Default)]
+pub(crate) struct CoapTaps {
+    pub(super) up: FrameTap,
+    pub(super) down: FrameTap,
+    /// The message that each token asked for last.
+    pub(super) asked: BTreeMap<Vec<u8>, Key>,
+    /// Requests so far: each is one by itself, and those that are refused come again behind later ones.
+    pub(super) requests: u16,
 }
 
 /// What the world knows of a device's place in the network.
@@ -213,12 +226,12 @@ impl World {
         }
         let taken_over =
             self.connections.values().any(|c| c.stream.device == device && c.stream.gateway_open);
-        self.coverage.mqtt_takeovers += u64::from(taken_over);
         let conn = self.gateway.next_connection();
-        let five = matches!(
-            self.plan.devices.get(device).map(|d| d.protocol),
-            Some(Protocol::Mqtt { five: true, .. })
-        );
+        let protocol = self.plan.devices.get(device).map(|plan| plan.protocol);
+        let five = matches!(protocol, Some(Protocol::Mqtt { five: true, .. }));
+        let coap = matches!(protocol, Some(Protocol::Stream { .. })).then(CoapTaps::default);
+        let is_coap = coap.is_some();
+        self.coverage.mqtt_takeovers += u64::from(taken_over && !is_coap);
         let connection = Connection {
             stream: Stream::new(device, self.rng.u64(100..30 * MS)),
             up: MqttTap::new(five),
@@ -226,11 +239,17 @@ impl World {
             pubacks: VecDeque::new(),
             pubrecs: VecDeque::new(),
             carried: BTreeMap::new(),
+            coap,
             forgotten: false,
         };
         self.connections.insert(conn, connection);
-        let peer = Peer::at(SocketAddr::new(address(device), 1_024 + (conn & 0x7fff) as u16));
-        self.report(Input::Opened { conn: ConnId(conn), peer });
+        let address = SocketAddr::new(address(device), 1_024 + (conn & 0x7fff) as u16);
+        let conn_id = ConnId(conn);
+        self.report(if is_coap {
+            Input::CoapOpened { conn: conn_id, peer: StreamPeer { address, device: None } }
+        } else {
+            Input::Opened { conn: conn_id, peer: Peer::at(address) }
+        });
         if let Some(port) = self.ports.get_mut(device) {
             port.conn = Some(conn);
         }

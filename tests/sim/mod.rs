@@ -23,6 +23,7 @@ mod retained;
 mod secured_device;
 mod show;
 mod storage;
+mod stream_device;
 mod subscribers;
 mod tap;
 mod trace;

@@ -20,6 +20,9 @@ pub(crate) const SECOND: u64 = 1_000 * MS;
 /// For what came later than the kept seeds: with this none of them has any of it.
 const SALT: u64 = 651;
 
+/// The same, for devices on CoAP streams.
+const STREAM_SALT: u64 = 1;
+
 /// The kinds of readings, the last level of a topic.
 pub(crate) const READINGS: [&str; 3] = ["temperature", "humidity", "alarm"];
 
@@ -88,6 +91,11 @@ pub(crate) enum Protocol {
     },
     /// CoAP: it observes what another device publishes, and publishes nothing.
     Observer(Watching),
+    /// CoAP over TCP.
+    Stream {
+        /// Tokens that it has, and so requests at a time.
+        tokens: u8,
+    },
 }
 
 /// What may go wrong, and how often. A mean of zero or a chance of zero means never.
@@ -165,6 +173,11 @@ impl Plan {
         let mut own = Rng::with_seed(rng.clone().u64(..) ^ SALT);
         secure(&mut own, &mut devices, &mut setup.devices);
         devices.extend(observer(&mut own, &devices, &faults, horizon));
+        let mut own = Rng::with_seed(rng.clone().u64(..) ^ STREAM_SALT);
+        if own.u8(..4) == 0 {
+            let protocol = Protocol::Stream { tokens: own.u8(1..=6) };
+            devices.push(DevicePlan { protocol, retains: false, ..device(&mut own, calm) });
+        }
         let slow_medium = !calm && rng.u8(..3) == 0;
         let commit_time = if slow_medium { 20 * MS..400 * MS } else { 500..6 * MS };
         Self { calm, horizon, setup, devices, faults, commit_time }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use std::sync::Arc;
 use tidegate_node::coap::secured::Secured;
-use tidegate_node::coap::{Event, Publication, PublishError, Publisher};
+use tidegate_node::coap::{Event, PublishError, Publisher};
 use tidegate_oscore::{Context, MAX_EXPANSION_BYTES, Parameters, Replay, Sequence, Session};
 
 /// The largest CoAP message that it makes, in bytes, and the largest that it sends.
@@ -132,17 +132,9 @@ impl SecuredDevice {
 
     /// False when it has to wait for numbers.
     fn publish(&mut self, now: u64, reading: Reading, application: &mut Application) -> bool {
-        let name = format!("d{}", self.index);
-        let last = reading.topic.levels().last().unwrap_or_default().to_owned();
-        let path = ["t", "sensors", &name, &last];
-        let confirmable = reading.qos > 0;
-        let publication = match confirmable {
-            true => Publication::confirmable(&path, &reading.payload),
-            false => Publication::non_confirmable(&path, &reading.payload),
-        };
-        match self.node.publish(now, &publication) {
+        match reading.as_publication(self.index, |publication| self.node.publish(now, publication)) {
             Ok(_) => {
-                self.current = Some((confirmable, reading));
+                self.current = Some((reading.qos > 0, reading));
                 true
             }
             Err(PublishError::NoNumber | PublishError::Busy) => {

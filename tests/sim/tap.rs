@@ -176,6 +176,28 @@ impl Coap {
     }
 }
 
+/// One direction of a CoAP stream.
+#[derive(Debug, Default)]
+pub(crate) struct FrameTap(Vec<u8>);
+
+impl FrameTap {
+    /// Takes bytes in any cut.
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// The next whole message (RFC 8323, 3.2), as a NON without an id.
+    pub(crate) fn next(&mut self) -> Option<Coap> {
+        let (&first, rest) = self.0.split_first()?;
+        let (length, rest) = extended(first >> 4, rest)?;
+        let (&code, rest) = rest.split_first()?;
+        let (head, end) = (self.0.len() - rest.len(), length + usize::from(first & 15));
+        let datagram = [&[0x50 | first & 15, code, 0, 0], rest.get(..end)?].concat();
+        self.0.drain(..head + end);
+        coap(&datagram)
+    }
+}
+
 /// Reads a CoAP message (RFC 7252, 3); `None` when it is none.
 pub(crate) fn coap(bytes: &[u8]) -> Option<Coap> {
     let first = *bytes.first()?;

@@ -20,6 +20,10 @@ impl World {
     /// Bytes that the engine is about to get.
     pub(crate) fn tap_up(&mut self, conn: u64, bytes: &[u8]) -> Held {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        if let Some(taps) = &mut connection.coap {
+            taps.up.feed(bytes);
+            return self.tap_asked(conn);
+        }
         connection.up.feed(bytes);
         while let Some(packet) = connection.up.next() {
             match packet {
@@ -55,6 +59,10 @@ impl World {
     /// Bytes that have just left the engine.
     pub(super) fn tap_down(&mut self, conn: u64, bytes: &[u8]) -> Held {
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        if let Some(taps) = &mut connection.coap {
+            taps.down.feed(bytes);
+            return self.tap_answered(conn);
+        }
         connection.down.feed(bytes);
         let device = connection.stream.device;
         while let Some(packet) = connection.down.next() {
@@ -101,6 +109,47 @@ impl World {
                     return Err(Violation(format!("d{device} is told what nobody sent: {packet:?}")));
                 }
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// What a device asks for on a CoAP stream.
+    fn tap_asked(&mut self, conn: u64) -> Held {
+        let Some(taps) = self.connections.get_mut(&conn).and_then(|one| one.coap.as_mut()) else {
+            return Ok(());
+        };
+        while let Some(message) = taps.up.next() {
+            let (0x02, Some(key)) = (message.code, message.key) else { continue };
+            taps.asked.insert(message.token, key);
+            taps.requests = taps.requests.wrapping_add(1);
+            let topic = message.path.strip_prefix("t/").unwrap_or(&message.path);
+            self.oracle.received(key, topic, Some((conn as u16, taps.requests)))?;
+        }
+        Ok(())
+    }
+
+    /// What it is answered. An answer is for what was asked last under its token: that is what the device takes it for.
+    fn tap_answered(&mut self, conn: u64) -> Held {
+        let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
+        let device = connection.stream.device;
+        let Some(taps) = &mut connection.coap else { return Ok(()) };
+        while let Some(message) = taps.down.next() {
+            match message.code {
+                0x44 => {
+                    let Some(key) = taps.asked.get(&message.token) else {
+                        return Err(Violation(format!("d{device} gets a 2.04 for nothing")));
+                    };
+                    self.coverage.acknowledged += 1;
+                    self.coverage.stream_answers += 1;
+                    self.oracle.acknowledged(*key, "2.04 on a stream")?;
+                }
+                0xA3 | 0x9D => self.coverage.coap_busy += 1,
+                // CSM, Ping, Pong, Release.
+                0xE1..=0xE4 => {}
+                code => {
+                    return Err(Violation(format!("P7: d{device} gets {}.{:02}", code >> 5, code & 31)));
+                }
             }
         }
         Ok(())

@@ -122,6 +122,12 @@ pub enum Input {
         /// Which connection.
         conn: ConnId,
     },
+    /// What proved at the beginning of a stream connection who is there does so no longer: its certificate was revoked, or is of
+    /// nobody's authority or device any more.
+    Revoked {
+        /// Which connection.
+        conn: ConnId,
+    },
     /// A CoAP datagram came in.
     Datagram {
         /// From where.

@@ -145,6 +145,8 @@ impl Engine {
         match input {
             Input::Opened { conn, peer } => self.mqtt.opened(now, conn, peer),
             Input::CoapOpened { conn, peer } => self.coap.opened(now, conn, peer),
+            Input::Revoked { conn } if self.coap.has(conn) => self.coap.revoked(conn),
+            Input::Revoked { conn } => self.mqtt.revoked(now, conn),
             Input::Received { conn, bytes } if self.coap.has(conn) => {
                 self.coap.received(now, conn, &bytes, &self.mqtt);
             }
@@ -285,7 +287,7 @@ impl Engine {
         // A life keeps its identity: what was accepted in it has it already.
         let setup = Setup { epoch: self.setup.epoch, gateway: self.setup.gateway.clone(), ..setup };
         self.mqtt.reload(self.now, &setup);
-        self.coap.reload(&setup);
+        self.coap.reload(self.now, &setup);
         self.router = Router::new(setup.routes.clone());
         // A lane that is new here may have been in the store all along, left there by a route that was not configured at
         // the start. Whatever it holds stands below the last number: a look there finds it, or nothing.

@@ -54,11 +54,15 @@ pub enum Mutant {
     OvertakenSentLast,
     /// The numbers of notifications begin from the beginning after a restart.
     NotificationsRestart,
+    /// A request on a CoAP stream is taken for one that asks for no promise.
+    StreamNotConfirmable,
+    /// A request on a CoAP stream is answered although a later one has its token.
+    OvertakenAnswered,
 }
 
 impl Mutant {
     /// All of them, in order.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -84,6 +88,8 @@ impl Mutant {
         Self::NewestWithheld,
         Self::OvertakenSentLast,
         Self::NotificationsRestart,
+        Self::StreamNotConfirmable,
+        Self::OvertakenAnswered,
     ];
 }
 

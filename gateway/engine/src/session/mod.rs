@@ -5,6 +5,7 @@ pub mod acl;
 mod auth;
 pub mod certificates;
 pub mod coap;
+mod crowd;
 mod guessing;
 pub mod mqtt;
 mod rate;

@@ -36,6 +36,7 @@ mod write;
 
 use self::session::Session;
 use super::auth::Auth;
+use super::crowd::Crowd;
 use super::{Claim, Hold, Request};
 use crate::event::{Notice, Op, Output, Peer, RecordKey, RecordKind, Setup};
 use crate::id::{ConnId, DeviceId};
@@ -52,7 +53,7 @@ use packets::Exchange;
 use retained::Kept;
 use shared::{Shared, Testator, quoted};
 use slab::{SessionKey, Slab};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use subscriptions::{Found, Tree};
@@ -97,7 +98,7 @@ pub struct Delivered {
 pub struct Mqtt {
     connections: BTreeMap<ConnId, Box<Connection>>,
     /// Connections whose CONNECT has not been accepted, the oldest first.
-    greeting: BTreeSet<ConnId>,
+    greeting: Crowd,
     /// Connections of each address.
     addresses: BTreeMap<IpAddr, usize>,
     sessions: Slab<Session>,
@@ -123,7 +124,7 @@ impl Mqtt {
     pub fn new(setup: &Setup, planted: Planted, records: &[(RecordKey, Bytes)], now: Now) -> Self {
         let mut mqtt = Self {
             connections: BTreeMap::new(),
-            greeting: BTreeSet::new(),
+            greeting: Crowd::default(),
             addresses: BTreeMap::new(),
             sessions: Slab::new(),
             clients: BTreeMap::new(),
@@ -165,7 +166,7 @@ impl Mqtt {
     }
 
     /// A connection was accepted. One more than the limits allow is told so in answer to its CONNECT; when too many
-    /// have not sent theirs, the one that has taken longest is closed.
+    /// have not sent theirs, the one that has taken longest is closed, of the address that has the most.
     pub fn opened(&mut self, now: Now, conn: ConnId, peer: Peer) {
         self.note_clock(now);
         let limits = &self.shared.limits;
@@ -190,11 +191,11 @@ impl Mqtt {
         self.timers.arm(&mut connection.armed, due, Due::Connection(conn));
         let crowded = self.greeting.len() >= limits.connections_unauthenticated;
         self.connections.insert(conn, connection);
-        if let Some(oldest) = self.greeting.first().copied().filter(|_| crowded) {
-            let words = "too many connections have not sent their CONNECT, and it is the oldest";
-            self.end(now.instant, oldest, &Ending::fault(ReasonCode::CONNECTION_RATE_EXCEEDED, words));
+        if let Some(first) = self.greeting.first().filter(|_| crowded) {
+            let words = "too many connections have not sent their CONNECT, and it is the oldest of the address with the most";
+            self.end(now.instant, first, &Ending::fault(ReasonCode::CONNECTION_RATE_EXCEEDED, words));
         }
-        self.greeting.insert(conn);
+        self.greeting.insert(conn, address);
     }
 
     /// Bytes came in.
@@ -405,6 +406,11 @@ impl Mqtt {
         self.shared.limits = setup.limits.clone();
         self.auth.configure(setup);
         self.apply_rights(now.instant);
+    }
+
+    /// The certificate of a connection is not accepted any more.
+    pub fn revoked(&mut self, now: Now, conn: ConnId) {
+        self.turn_out(now.instant, conn);
     }
 
     /// A password was verified.

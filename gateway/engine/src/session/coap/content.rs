@@ -166,8 +166,13 @@ fn fit(
         .filter_map(|exponent| block(content, asked, exponent).ok())
         .map(|reply| Reply { size2: None, ..reply })
         .find(fits)
-        // `Coap` adds the Echo option.
-        .unwrap_or_else(|| Reply::of(Code::UNAUTHORIZED))
+        .unwrap_or_else(|| {
+            if origin.verified {
+                return Reply::refusal(Code::BAD_REQUEST, "no answer fits your Max-Message-Size");
+            }
+            // `Coap` adds the Echo option.
+            Reply::of(Code::UNAUTHORIZED)
+        })
 }
 
 /// What is being given out block by block.

@@ -5,7 +5,7 @@
 //! `request` reads options, `serve` finds the resource and reads values, `publish` takes messages, `respond` answers when they are
 //! safe, `notify` serves observers. Beside these: `exchange` remembers requests, `observe` observers, `upload` unfinished bodies,
 //! `content` bodies given out in blocks, `listen` who waits for a command, `echo` who has proved where it is, `access` the rules; `stream` is for what comes over
-//! TCP instead of in datagrams.
+//! TCP instead of in datagrams, with the table `streams`.
 
 mod access;
 mod content;
@@ -25,6 +25,7 @@ mod request;
 mod respond;
 mod serve;
 mod stream;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod upload;
@@ -53,7 +54,7 @@ use peer::{Address, Origin, Place};
 use prng::Prng;
 use reply::Reply;
 use std::collections::{BTreeMap, VecDeque};
-use stream::Streams;
+use streams::Streams;
 use tidegate_wire::coap::{Code, Fault, Header, Kind, Message, OptionNumber, ParseError};
 use upload::Uploads;
 
@@ -161,13 +162,14 @@ impl Coap {
     }
 
     /// The configuration was read again.
-    pub fn reload(&mut self, setup: &Setup) {
+    pub fn reload(&mut self, now: Now, setup: &Setup) {
         self.limits = setup.limits.clone();
         self.access = Access::new(setup);
         self.links = discovery::links(&setup.resources);
         self.resources.clone_from(&setup.resources);
         self.oscore.configure(setup);
         self.forget_unused_keys();
+        self.review_streams(now.instant);
         self.exchanges.resize(setup.limits.coap_peers, setup.limits.coap_exchanges_per_peer);
         self.echo.resize(setup.limits.coap_peers);
     }

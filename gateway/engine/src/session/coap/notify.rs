@@ -62,15 +62,15 @@ impl Coap {
 
     pub(super) fn end_observation(&mut self, now: Instant, number: Number) {
         let Some(observer) = self.observers.remove(number) else { return };
-        self.exchanges.unpin(observer.address);
-        if matches!(observer.target, Target::Commands(_)) {
+        self.exchanges.unpin(observer.asked.address);
+        if matches!(observer.asked.target, Target::Commands(_)) {
             // Nobody else is told of them.
             let lost = observer.waiting.len() + usize::from(observer.flight.is_some());
             self.stats.dropped += u64::try_from(lost).unwrap_or(u64::MAX);
         }
         if observer.flight.is_some() {
-            self.exchanges.set_notifying(observer.address, false);
-            self.send_next(now, observer.address);
+            self.exchanges.set_notifying(observer.asked.address, false);
+            self.send_next(now, observer.asked.address);
         }
     }
 
@@ -81,7 +81,9 @@ impl Coap {
         }
         let numbers = self.observers.of(&message.topic);
         let commands = numbers.iter().any(|number| {
-            self.observers.get(*number).is_some_and(|observer| matches!(observer.target, Target::Commands(_)))
+            self.observers
+                .get(*number)
+                .is_some_and(|observer| matches!(observer.asked.target, Target::Commands(_)))
         });
         for number in numbers {
             self.notify(now.instant, number, message);
@@ -94,24 +96,27 @@ impl Coap {
     fn notify(&mut self, now: Instant, number: Number, message: &Arc<Message>) {
         let Some(observer) = self.observers.get_mut(number) else { return };
         // It may have come before a rule was changed.
-        let welcome = match observer.address {
-            Address::Datagram(endpoint) => observer.proved || self.access.admits_stranger(endpoint.peer),
+        let welcome = match observer.asked.address {
+            Address::Datagram(endpoint) => {
+                observer.asked.proved || self.access.admits_stranger(endpoint.peer)
+            }
             Address::Stream(conn) => {
                 let peer = self.streams.peer(conn);
-                observer.proved || peer.is_some_and(|peer| self.access.admits_stranger(peer))
+                observer.asked.proved || peer.is_some_and(|peer| self.access.admits_stranger(peer))
             }
             Address::Protected(..) => true,
         };
-        if !welcome || !self.access.may_receive(&observer.device, observer.proved, &message.topic) {
+        if !welcome || !self.access.may_receive(&observer.asked.device, observer.asked.proved, &message.topic)
+        {
             return self.dismiss(now, number, Code::FORBIDDEN);
         }
         // What its topic had is cleared: a GET would find nothing (RFC 7641, 3.2).
         let cleared = message.retain && message.payload.is_empty();
-        if cleared && matches!(observer.target, Target::Topic(_)) {
+        if cleared && matches!(observer.asked.target, Target::Topic(_)) {
             return self.dismiss(now, number, Code::NOT_FOUND);
         }
         // It asked for one content format alone, and this has another (RFC 7641, 4.2).
-        if !Content::of(message, None).suits(observer.accept) {
+        if !Content::of(message, None).suits(observer.asked.accept) {
             return self.dismiss(now, number, Code::NOT_ACCEPTABLE);
         }
         if self.planted.is(Mutant::NewestWithheld) && !observer.waiting.is_empty() {
@@ -131,9 +136,9 @@ impl Coap {
             else {
                 return;
             };
-            let address = observer.address;
+            let address = observer.asked.address;
             // A peer that uses the token anew would take this for its answer.
-            if self.exchanges.is_asked(address, observer.token) {
+            if self.exchanges.is_asked(address, observer.asked.token) {
                 return self.observers.arm(number, Some(now.after(ACK_TIMEOUT)));
             }
             if self.streams.is_full(address) {
@@ -170,7 +175,7 @@ impl Coap {
     fn fly(&mut self, now: Instant, number: Number, message: Arc<Message>, repeats: u8, wait: Duration) {
         let sequence = self.observers.next_sequence(now);
         let Some(observer) = self.observers.get_mut(number) else { return };
-        let address = observer.address;
+        let address = observer.asked.address;
         let Some(message_id) = self.exchanges.own_message_id(address) else { return };
         let flight = Flight { message: Arc::clone(&message), sequence, message_id, repeats, wait, sent: now };
         observer.flight = Some(flight);
@@ -190,21 +195,23 @@ impl Coap {
         message_id: u16,
     ) {
         let Some(observer) = self.observers.get(number) else { return };
-        let (address, token, resource) = (observer.address, observer.token, observer.resource);
-        let content = match &observer.target {
+        let (address, token, resource) =
+            (observer.asked.address, observer.asked.token, observer.asked.resource);
+        let content = match &observer.asked.target {
             Target::Topic(_) => Content::of(message, message.seconds_left(Duration::ZERO)),
             Target::Commands(device) => command_content(message, device.as_str()),
         };
         // Until its place is proved it gets small blocks only, and fetches the rest.
-        let exponents = (0..=observer.exponent.min(EXPONENT_MAX)).rev();
-        let asked = (observer.exponent < EXPONENT_MAX && content.payload.len() > 16 << observer.exponent)
-            .then_some(Block { number: 0, more: false, exponent: observer.exponent });
+        let exponents = (0..=observer.asked.exponent.min(EXPONENT_MAX)).rev();
+        let asked = (observer.asked.exponent < EXPONENT_MAX
+            && content.payload.len() > 16 << observer.asked.exponent)
+            .then_some(Block { number: 0, more: false, exponent: observer.asked.exponent });
         let mut written = None;
         for exponent in exponents {
             let Ok(reply) = content::block(&content, asked, exponent) else { break };
             let reply = Reply { observe: Some(sequence), ..reply };
             let Some(bytes) = reply.write(kind, message_id, token, usize::MAX) else { break };
-            let fits = bytes.len() <= observer.room;
+            let fits = bytes.len() <= observer.asked.room;
             let cut = reply.block2.is_some_and(|block| block.more);
             if fits || exponent == 0 {
                 written = Some((bytes, cut, fits));
@@ -251,7 +258,7 @@ impl Coap {
             observer.confirmed = Some(now);
             observer.unconfirmed = 0;
             observer.not_before = now;
-            observer.room = usize::MAX;
+            observer.asked.room = usize::MAX;
         }
         self.observers.hear(now, number);
         self.observers.arm(number, None);
@@ -265,7 +272,9 @@ impl Coap {
         while let Some(number) = self.observers.due(now) {
             self.observers.arm(number, None);
             let Some(observer) = self.observers.get_mut(number) else { continue };
-            if observer.flight.is_some() && self.exchanges.is_asked(observer.address, observer.token) {
+            if observer.flight.is_some()
+                && self.exchanges.is_asked(observer.asked.address, observer.asked.token)
+            {
                 self.observers.arm(number, Some(now.after(ACK_TIMEOUT)));
                 continue;
             }
@@ -280,7 +289,7 @@ impl Coap {
                 continue;
             }
             let (repeats, wait) = (flight.repeats + 1, flight.wait * 2);
-            let newer = match observer.target {
+            let newer = match observer.asked.target {
                 Target::Topic(_) => observer.waiting.pop_front(),
                 Target::Commands(_) => None,
             };
@@ -319,7 +328,7 @@ impl Coap {
     /// Tells an observer that there is nothing more for it, and why.
     fn dismiss(&mut self, now: Instant, number: Number, code: Code) {
         let Some(observer) = self.observers.get(number) else { return };
-        let (address, token) = (observer.address, observer.token);
+        let (address, token) = (observer.asked.address, observer.asked.token);
         if let Some(message_id) = self.exchanges.own_message_id(address) {
             self.send(address, Reply::of(code).write(Kind::NonConfirmable, message_id, token, usize::MAX));
         }
@@ -337,8 +346,11 @@ impl Coap {
 impl super::observe::Observer {
     fn wants_confirmation(&self, now: Instant, message: &Message) -> bool {
         let lately = self.confirmed.is_some_and(|last| now.since(last) < CONFIRM_WITHIN);
-        let wanted = self.confirmable.unwrap_or(message.qos > Qos::AtMostOnce);
-        wanted || !lately || self.unconfirmed >= UNCONFIRMED_MAX || matches!(self.target, Target::Commands(_))
+        let wanted = self.asked.confirmable.unwrap_or(message.qos > Qos::AtMostOnce);
+        wanted
+            || !lately
+            || self.unconfirmed >= UNCONFIRMED_MAX
+            || matches!(self.asked.target, Target::Commands(_))
     }
 }
 

@@ -50,22 +50,7 @@ pub(super) struct Flight {
 /// An observation.
 #[derive(Debug)]
 pub(super) struct Observer {
-    pub(super) address: Address,
-    pub(super) token: Token,
-    pub(super) target: Target,
-    /// As whom it was made, and whether that was proved.
-    pub(super) device: DeviceId,
-    pub(super) proved: bool,
-    /// The only content format that it takes.
-    pub(super) accept: Option<u16>,
-    /// The size of blocks that it asked for.
-    pub(super) exponent: u8,
-    /// Which resource it is, for the blocks that are fetched behind a notification.
-    pub(super) resource: u64,
-    /// The longest notification until its place is proved, in bytes.
-    pub(super) room: usize,
-    /// It asked for notifications that want an acknowledgement, or that want none.
-    pub(super) confirmable: Option<bool>,
+    pub(super) asked: New,
     /// What it has not got yet: of a topic the newest, of commands all, in order.
     pub(super) waiting: VecDeque<Arc<Message>>,
     pub(super) flight: Option<Flight>,
@@ -88,7 +73,7 @@ pub(super) struct Observer {
 impl Observer {
     /// Has a message wait. False when one was dropped for it.
     pub(super) fn push(&mut self, message: &Arc<Message>) -> bool {
-        match self.target {
+        match self.asked.target {
             Target::Topic(_) => self.waiting.clear(),
             Target::Commands(_) if self.waiting.len() >= COMMANDS_WAITING => return false,
             Target::Commands(_) => {}
@@ -98,18 +83,24 @@ impl Observer {
     }
 }
 
-/// An observation about to be made.
+/// What was asked for with an observation.
 #[derive(Clone, Debug)]
 pub(super) struct New {
     pub(super) address: Address,
     pub(super) token: Token,
     pub(super) target: Target,
+    /// As whom it was made, and whether that was proved.
     pub(super) device: DeviceId,
     pub(super) proved: bool,
+    /// The only content format that it takes.
     pub(super) accept: Option<u16>,
+    /// The size of blocks that it asked for.
     pub(super) exponent: u8,
+    /// Which resource it is, for the blocks that are fetched behind a notification.
     pub(super) resource: u64,
+    /// The longest notification until its place is proved, in bytes.
     pub(super) room: usize,
+    /// It asked for notifications that want an acknowledgement, or that want none.
     pub(super) confirmable: Option<bool>,
 }
 
@@ -204,16 +195,7 @@ impl Observers {
         self.all.insert(
             number,
             Observer {
-                address: new.address,
-                token: new.token,
-                target: new.target,
-                device: new.device,
-                proved: new.proved,
-                accept: new.accept,
-                exponent: new.exponent,
-                resource: new.resource,
-                room: new.room,
-                confirmable: new.confirmable,
+                asked: new,
                 waiting: VecDeque::new(),
                 flight: None,
                 confirmed: None,
@@ -232,12 +214,13 @@ impl Observers {
     /// Takes over what a peer asks for once more. False when it is another observation under the same token.
     pub(super) fn renew(&mut self, now: Instant, number: Number, new: &New) -> bool {
         let Some(observer) = self.all.get_mut(&number) else { return false };
-        if (&observer.target, &observer.device, observer.proved) != (&new.target, &new.device, new.proved) {
+        if (&observer.asked.target, &observer.asked.device, observer.asked.proved)
+            != (&new.target, &new.device, new.proved)
+        {
             return false;
         }
-        (observer.accept, observer.exponent, observer.resource) = (new.accept, new.exponent, new.resource);
-        observer.room = observer.room.max(new.room);
-        observer.confirmable = new.confirmable;
+        let room = observer.asked.room.max(new.room);
+        observer.asked = New { room, ..new.clone() };
         self.hear(now, number);
         true
     }
@@ -245,21 +228,24 @@ impl Observers {
     /// Notes that an observer was heard of.
     pub(super) fn hear(&mut self, now: Instant, number: Number) {
         if let Some(observer) = self.all.get_mut(&number) {
-            self.by_heard.remove(&(observer.proved, observer.heard, number));
+            self.by_heard.remove(&(observer.asked.proved, observer.heard, number));
             observer.heard = now;
-            self.by_heard.insert((observer.proved, now, number));
+            self.by_heard.insert((observer.asked.proved, now, number));
         }
     }
 
     /// The observation that is most likely nobody's any more: the same device's of the same, for that has come back with another
     /// address or token; else one that was not heard of for long, of those who have proved nothing first. Of one peer, or of all.
     pub(super) fn abandoned(&self, now: Instant, new: &New, of: Option<Address>) -> Option<Number> {
-        let its =
-            |number: &Number| of.is_none_or(|of| self.all.get(number).is_some_and(|one| one.address == of));
+        let its = |number: &Number| {
+            of.is_none_or(|of| self.all.get(number).is_some_and(|one| one.asked.address == of))
+        };
         let same = (new.target.clone(), 0)..=(new.target.clone(), Number::MAX);
         let same = self.by_target.range(same).map(|(_, number)| *number).take(LOOKED_AT);
         let own = same.filter(its).filter(|number| {
-            self.all.get(number).is_some_and(|one| (&one.device, one.proved) == (&new.device, new.proved))
+            self.all
+                .get(number)
+                .is_some_and(|one| (&one.asked.device, one.asked.proved) == (&new.device, new.proved))
         });
         let oldest_own = own.min_by_key(|number| self.all.get(number).map(|one| one.heard));
         let oldest = |proved: bool| {
@@ -280,9 +266,9 @@ impl Observers {
 
     pub(super) fn remove(&mut self, number: Number) -> Option<Observer> {
         let observer = self.all.remove(&number)?;
-        self.by_token.remove(&(observer.address, observer.token));
-        self.by_target.remove(&(observer.target.clone(), number));
-        self.by_heard.remove(&(observer.proved, observer.heard, number));
+        self.by_token.remove(&(observer.asked.address, observer.asked.token));
+        self.by_target.remove(&(observer.asked.target.clone(), number));
+        self.by_heard.remove(&(observer.asked.proved, observer.heard, number));
         if let Some(due) = observer.due {
             self.due.remove(&(due, number));
         }

@@ -353,6 +353,11 @@ impl Oscore {
         Incoming::Refused(refusal)
     }
 
+    /// Whether a device has this context.
+    pub(super) fn has(&self, id: ContextId) -> bool {
+        self.contexts.contains_key(&id)
+    }
+
     /// A stream is gone, and what this context had asked for on it.
     pub(super) fn leave(&mut self, id: ContextId, place: Place) {
         self.places.remove(&(place, id));

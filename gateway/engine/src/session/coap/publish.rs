@@ -159,7 +159,8 @@ impl Coap {
     /// Takes a message: remembers its exchange, and asks that it be made safe.
     fn take(&mut self, call: &Call<'_>, resource: &Resource, publish: Publish, fingerprint: u64) {
         let &Call { now, origin, message, options, .. } = call;
-        let confirmable = message.kind() == Kind::Confirmable || origin.is_stream();
+        let confirmable = message.kind() == Kind::Confirmable
+            || origin.is_stream() && !self.planted.is(Mutant::StreamNotConfirmable);
         let rate = self.limits.coap_requests_per_second;
         let paid =
             self.exchanges.pays(now.instant, origin.address, Duration::from_secs(1) / rate.max(1), rate);

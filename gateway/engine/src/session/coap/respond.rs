@@ -10,6 +10,7 @@ use super::request::is_unwanted;
 use super::{ACK_JITTER_MS, ACK_TIMEOUT, Awaited, Coap, MAX_RETRANSMIT, Receipt};
 use crate::id::DeviceId;
 use crate::message::Message as Value;
+use crate::mutant::Mutant;
 use crate::time::{Duration, Instant, Now};
 use std::sync::Arc;
 use tidegate_wire::coap::{Code, Kind, Message};
@@ -66,6 +67,15 @@ impl Coap {
     fn finish(&mut self, now: Instant, key: Key) {
         let Some((address, exchange, state)) = self.exchanges.get(key) else { return };
         match state {
+            // Without a message id in it the answer would be taken for that to the later request under its token.
+            State::Pending
+                if address.is_stream()
+                    && self.exchanges.is_overtaken(key)
+                    && !self.planted.is(Mutant::OvertakenAnswered) =>
+            {
+                self.exchanges.set(key, State::Answered, None);
+                self.answered_at(address);
+            }
             State::Pending => {
                 let (message_id, token) = (exchange.message_id, exchange.token);
                 let kind = Kind::Acknowledgement;

@@ -5,13 +5,13 @@ use super::Coap;
 use super::oscore::ContextId;
 use super::peer::{Address, Origin, Place};
 use super::serve::NOT_ADMITTED;
+use super::streams::{Awaits, Stream};
 use crate::event::{Notice, Output, Proof, StreamPeer};
-use crate::id::{ConnId, DeviceId};
+use crate::id::ConnId;
 use crate::session::{LastValues, Request};
 use crate::time::{Duration, Instant, Now};
 use bytes::{Buf, Bytes, BytesMut};
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
 use tidegate_wire::coap::stream::{self, Frame, FrameError};
 use tidegate_wire::coap::{Code, Header, Kind, Message, OptionNumber, Token, Writer, uint};
 
@@ -22,122 +22,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const UNREAD_KEPT: Duration = Duration::from_secs(60);
 
 /// Bytes that wait for a peer from which on nothing more is read from it, and observations wait: it asks faster than it reads.
-const UNREAD_BYTES: usize = 64 << 10;
+pub(super) const UNREAD_BYTES: usize = 64 << 10;
 
 /// Room for a signalling message, in bytes.
 const SIGNAL_BYTES: usize = 128;
-
-/// One connection.
-#[derive(Debug)]
-struct Stream {
-    peer: SocketAddr,
-    device: Option<DeviceId>,
-    /// It may stay: who it is, is proved or is not asked.
-    known: bool,
-    /// What has come of a frame that is not whole.
-    received: BytesMut,
-    /// The longest message that the peer takes, in bytes (RFC 8323, 5.3.1).
-    longest: usize,
-    /// Its CSM has come, which must be first (RFC 8323, 5.3).
-    greeted: bool,
-    /// Bytes ordered to be sent that have not left.
-    unsent: usize,
-    /// Nothing is read from it until it reads.
-    paused: bool,
-    closing: bool,
-    /// When something came last, or left while it was paused.
-    stirred: Instant,
-    awaits: Awaits,
-    due: Option<Instant>,
-    /// The contexts by which it has proved to be somebody.
-    contexts: BTreeSet<ContextId>,
-}
-
-impl Stream {
-    /// Whether what it says still counts.
-    fn is_heard(&self) -> bool {
-        !self.closing && self.awaits != Awaits::Answers
-    }
-}
-
-/// For what a connection has until it is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaits {
-    /// To say its CSM, and who it is.
-    Greeting,
-    /// To end a frame that it has begun.
-    Frame,
-    /// To say anything; then it is asked.
-    Anything,
-    /// To answer a ping.
-    Pong,
-    /// To read. Since when, if the clock has been asked.
-    Room(Option<Instant>),
-    /// To hear the last answers: it has said that it goes.
-    Answers,
-}
-
-/// All connections.
-#[derive(Debug, Default)]
-pub(super) struct Streams {
-    all: BTreeMap<ConnId, Stream>,
-    due: BTreeSet<(Instant, ConnId)>,
-    /// Those that have not said their CSM, or not who they are, in the order of their coming.
-    strangers: BTreeSet<ConnId>,
-    /// Bytes ordered to be sent that have not left, of all.
-    unsent: usize,
-}
-
-impl Streams {
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
-    }
-
-    pub(super) fn timeout(&self) -> Option<Instant> {
-        self.due.first().map(|(due, _)| *due)
-    }
-
-    fn arm(&mut self, conn: ConnId, awaits: Awaits, due: Instant) {
-        let Some(stream) = self.all.get_mut(&conn) else { return };
-        stream.awaits = awaits;
-        if let Some(before) = stream.due.replace(due) {
-            self.due.remove(&(before, conn));
-        }
-        self.due.insert((due, conn));
-    }
-
-    fn disarm(&mut self, conn: ConnId) {
-        if let Some(before) = self.all.get_mut(&conn).and_then(|stream| stream.due.take()) {
-            self.due.remove(&(before, conn));
-        }
-    }
-
-    /// Whether a connection has said all that it must say first; then it is no stranger any more.
-    fn settle(&mut self, now: Instant, conn: ConnId, idle: Duration) {
-        let Some(stream) = self.all.get(&conn).filter(|stream| stream.greeted && stream.known) else {
-            return;
-        };
-        let paused = stream.paused;
-        if self.strangers.remove(&conn) {
-            let (awaits, due) =
-                if paused { (Awaits::Room(None), now) } else { (Awaits::Anything, now.after(idle)) };
-            self.arm(conn, awaits, due);
-        }
-    }
-
-    /// Whether so much waits at an address that observations wait, too.
-    pub(super) fn is_full(&self, address: Address) -> bool {
-        let (Address::Stream(conn) | Address::Protected(Place::Stream(conn), _)) = address else {
-            return false;
-        };
-        self.all.get(&conn).is_some_and(|stream| stream.unsent > UNREAD_BYTES)
-    }
-
-    /// From where a connection comes.
-    pub(super) fn peer(&self, conn: ConnId) -> Option<SocketAddr> {
-        self.all.get(&conn).map(|stream| stream.peer)
-    }
-}
 
 impl Coap {
     /// Whether a connection is one of CoAP.
@@ -147,7 +35,7 @@ impl Coap {
     }
 
     /// A connection was accepted: the gateway's CSM goes first (RFC 8323, 5.3). When too many have not said who they are, the one
-    /// that has taken longest is closed.
+    /// that has taken longest is closed, of the address that has the most.
     pub fn opened(&mut self, now: Now, conn: ConnId, peer: StreamPeer) {
         let StreamPeer { address, device } = peer;
         let full = self.streams.all.len() >= self.limits.connections;
@@ -182,10 +70,10 @@ impl Coap {
             return self.abort(conn, "credentials are needed");
         }
         let crowded = self.streams.strangers.len() >= self.limits.connections_unauthenticated;
-        if let Some(oldest) = self.streams.strangers.first().copied().filter(|_| crowded) {
-            self.abort(oldest, "too many connections have not said who they are, and this is the oldest");
+        if let Some(first) = self.streams.strangers.first().filter(|_| crowded) {
+            self.abort(first, "too many connections have not said who they are, and this is the oldest");
         }
-        self.streams.strangers.insert(conn);
+        self.streams.strangers.insert(conn, address.ip());
         self.streams.arm(conn, Awaits::Greeting, now.instant.after(self.limits.connect_timeout));
         // More would say that blocks of several kilobytes are understood (RFC 8323, 5.3.2 and 6).
         let longest = self.limits.coap_message_bytes.min(stream::MAX_MESSAGE_BYTES_DEFAULT);
@@ -288,7 +176,7 @@ impl Coap {
     /// A connection is gone, and what it had begun with it: observations, bodies, answers (RFC 8323, 5.5 and 5.6).
     pub fn closed(&mut self, now: Now, conn: ConnId) {
         self.streams.disarm(conn);
-        self.streams.strangers.remove(&conn);
+        self.streams.strangers.remove(conn);
         let Some(stream) = self.streams.all.remove(&conn) else { return };
         self.streams.unsent -= stream.unsent;
         self.leave(now.instant, Address::Stream(conn));
@@ -311,6 +199,34 @@ impl Coap {
         stream.known = true;
         stream.contexts.insert(context);
         self.streams.settle(now, conn, self.limits.coap_stream_idle);
+    }
+
+    /// The certificate of a connection is not accepted any more.
+    pub fn revoked(&mut self, conn: ConnId) {
+        if self.streams.all.get(&conn).is_some_and(|stream| !stream.closing) {
+            self.abort(conn, "your certificate is not accepted any more");
+        }
+    }
+
+    /// After a change of the configuration: who is there by a context that is gone, or from an address that may not come without
+    /// credentials any more, goes. Who has not said yet who it is goes on saying it.
+    pub(super) fn review_streams(&mut self, now: Instant) {
+        let (mut unwelcome, mut gone) = (Vec::new(), Vec::new());
+        for (conn, stream) in &mut self.streams.all {
+            let removed = stream.contexts.extract_if(.., |context| !self.oscore.has(*context));
+            gone.extend(removed.map(|context| Address::Protected(Place::Stream(*conn), context)));
+            let proved = stream.device.is_some() || !stream.contexts.is_empty();
+            stream.known = proved || self.access.admits_stranger(stream.peer);
+            if !stream.known && !stream.closing && !self.streams.strangers.contains(*conn) {
+                unwelcome.push(*conn);
+            }
+        }
+        for address in gone {
+            self.leave(now, address);
+        }
+        for conn in unwelcome {
+            self.abort(conn, "credentials are needed");
+        }
     }
 
     /// Connections whose time has come.
@@ -410,7 +326,7 @@ impl Coap {
             }
             // What was asked before is answered before the end (RFC 8323, 5.5).
             stream::RELEASE if self.owes_answers(conn) => {
-                self.streams.strangers.remove(&conn);
+                self.streams.strangers.remove(conn);
                 self.streams.arm(conn, Awaits::Answers, now.after(PATIENCE));
             }
             stream::RELEASE | stream::ABORT => self.close(conn),
@@ -438,10 +354,12 @@ impl Coap {
 
     fn close(&mut self, conn: ConnId) {
         self.streams.disarm(conn);
-        self.streams.strangers.remove(&conn);
+        self.streams.strangers.remove(conn);
         let Some(stream) = self.streams.all.get_mut(&conn) else { return };
         if !core::mem::replace(&mut stream.closing, true) {
             stream.received = BytesMut::new();
+            // What waits for it goes with it, within the moment that the shell gives it, and drives out nobody else.
+            self.streams.unsent -= core::mem::take(&mut stream.unsent);
             self.requests.push_back(Request::Output(Output::Close { conn }));
         }
     }
@@ -503,7 +421,7 @@ impl Coap {
         self.requests.push_back(Request::Output(Output::Send { conn, bytes }));
         if stream.unsent > UNREAD_BYTES && !core::mem::replace(&mut stream.paused, true) {
             self.requests.push_back(Request::Output(Output::Reading { conn, on: false }));
-            if stream.awaits != Awaits::Answers && !self.streams.strangers.contains(&conn) {
+            if stream.awaits != Awaits::Answers && !self.streams.strangers.contains(conn) {
                 // Due at once: then the clock is asked.
                 self.streams.arm(conn, Awaits::Room(None), Instant::default());
             }

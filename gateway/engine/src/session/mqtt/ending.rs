@@ -134,7 +134,7 @@ impl Mqtt {
         let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
         connection.release();
         let Phase::Open(link) = phase else {
-            self.greeting.remove(&id);
+            self.greeting.remove(id);
             return;
         };
         let reason = ending.words.to_string();

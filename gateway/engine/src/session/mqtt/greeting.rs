@@ -263,7 +263,7 @@ impl Mqtt {
             let due = now.after(self.shared.limits.record_patience);
             self.timers.arm(&mut connection.armed, due, Due::Connection(id));
         }
-        self.greeting.remove(&id);
+        self.greeting.remove(id);
         let silence_ms = NonZeroU32::new(u32::from(keep_alive) * 1_500);
         if let Some(ms) = silence_ms {
             let silence = Duration::from_millis(ms.get().into());

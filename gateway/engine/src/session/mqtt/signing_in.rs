@@ -102,7 +102,7 @@ impl Mqtt {
     /// After a change of the configuration: who may not be here any more is told so and disconnected, sessions of devices that are
     /// gone go with them, and the others get the rights that their device has now. Wills of those who had to go stay unsaid.
     pub(super) fn apply_rights(&mut self, now: Instant) {
-        let mut unwelcome: Vec<(ConnId, SessionKey)> = Vec::new();
+        let mut unwelcome: Vec<ConnId> = Vec::new();
         for (id, connection) in &mut self.connections {
             match &mut connection.phase {
                 // It is looked at again when its CONNECT goes on.
@@ -113,22 +113,29 @@ impl Mqtt {
                         self.auth.still_allows(&connection.peer, &session.client, identity)
                     }) =>
                 {
-                    unwelcome.push((*id, link.session));
+                    unwelcome.push(*id);
                 }
                 _ => {}
             }
         }
-        for (id, key) in unwelcome {
-            if let Some(session) = self.sessions.get_mut(key) {
-                self.shared.drop_will(session);
-            }
-            let words = "this client may not connect any more, or must show its credentials again";
-            self.end(now, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
+        for id in unwelcome {
+            self.turn_out(now, id);
         }
         let owner = |key: &SessionKey| Some((*key, Some(self.sessions.get(*key)?.owner)));
         let owners = self.clients.values().filter_map(owner).collect();
         self.judge(now, owners);
         self.forget_revoked();
+    }
+
+    /// Ends the connection of a client that may not be here any more; its will is not its to say.
+    pub(super) fn turn_out(&mut self, now: Instant, id: ConnId) {
+        let link = self.connections.get(&id).and_then(|connection| connection.link());
+        let session = link.map(|link| link.session);
+        if let Some(session) = session.and_then(|session| self.sessions.get_mut(session)) {
+            self.shared.drop_will(session);
+        }
+        let words = "this client may not connect any more, or must show its credentials again";
+        self.end(now, id, &Ending::fault(ReasonCode::NOT_AUTHORIZED, words));
     }
 
     /// Gives each session to whom it belongs under the present configuration, with the rights that come with that. A session

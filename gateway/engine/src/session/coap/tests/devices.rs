@@ -112,7 +112,9 @@ fn device(id: &str, with_credentials: bool) -> DeviceSetup {
 fn an_identity_that_is_proved_goes_before_the_path_and_keeps_to_its_rights() {
     let mut bench = Bench::with(Anonymous::Never, Limits::default());
     let devices = vec![device("a", true), device("b", false)];
-    bench.coap.reload(&crate::event::Setup { devices, ..setup(Anonymous::Loopback, Limits::default()) });
+    bench
+        .coap
+        .reload(bench.now, &crate::event::Setup { devices, ..setup(Anonymous::Loopback, Limits::default()) });
     let mut send = |id, path: &[&[u8]], proved: Option<&str>| {
         let via = match proved {
             Some(name) => Via::Bound { device: DeviceId::new(name).ok() },
@@ -144,7 +146,7 @@ fn a_right_that_is_taken_away_ends_an_observation() {
         let devices = vec![DeviceSetup { subscribe, ..device("a", true) }];
         crate::event::Setup { devices, ..setup(Anonymous::Loopback, Limits::default()) }
     };
-    bench.coap.reload(&with("news/#"));
+    bench.coap.reload(bench.now, &with("news/#"));
     let ask = |bench: &mut Bench, id, topic: &[u8]| {
         let via = Via::Bound { device: DeviceId::new("a").ok() };
         let request = get(id, &[b"t", topic, b"x"], &[(Number::OBSERVE, b"")]).into();
@@ -154,7 +156,7 @@ fn a_right_that_is_taken_away_ends_an_observation() {
     };
     assert_eq!(ask(&mut bench, 1, b"other"), Code::FORBIDDEN);
     assert_eq!(ask(&mut bench, 2, b"news"), Code::CONTENT);
-    bench.coap.reload(&with("other/#"));
+    bench.coap.reload(bench.now, &with("other/#"));
     let sent = bench.publish(&value(1, "news/x", b"secret", Qos::AtLeastOnce, false));
     let message = Message::parse(&sent[0]).unwrap();
     assert_eq!((message.code(), message.payload()), (Code::FORBIDDEN, &b""[..]));

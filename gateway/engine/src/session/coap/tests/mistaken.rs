@@ -323,7 +323,7 @@ fn who_uses_the_name_of_a_device_with_credentials_or_exceeds_its_rights_is_told_
         psk: false,
     };
     let setup = setup(Anonymous::Loopback, Limits::default());
-    bench.coap.reload(&crate::event::Setup { devices: vec![device], ..setup });
+    bench.coap.reload(bench.now, &crate::event::Setup { devices: vec![device], ..setup });
     let post = |path: &[&[u8]]| write(Kind::Confirmable, Code::POST, 1, path, &[], b"x");
     for request in [post(&[b"telemetry", b"t", b"a"]), get(2, &[b"command", b"t", b"a"], &[])] {
         assert_eq!(bench.ask(&request)[0].code, Code::UNAUTHORIZED);

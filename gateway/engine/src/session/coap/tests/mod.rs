@@ -115,6 +115,8 @@ impl Bench {
                 Request::Record { receipt: Some(AnyReceipt::Coap(receipt)), .. } => {
                     self.coap.safe(self.now, receipt);
                 }
+                // What a reload removes.
+                Request::Record { receipt: None, .. } => {}
                 other => panic!("{other:?}"),
             }
         }

@@ -239,7 +239,7 @@ fn strangers_are_refused_and_reported() {
 #[test]
 fn a_reload_changes_who_may_come() {
     let mut bench = Bench::new();
-    bench.coap.reload(&setup(Anonymous::Never, Limits::default()));
+    bench.coap.reload(bench.now, &setup(Anonymous::Never, Limits::default()));
     assert_eq!(bench.ask(&con(1))[0].code, Code::UNAUTHORIZED);
 }
 

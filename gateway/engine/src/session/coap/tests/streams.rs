@@ -24,6 +24,12 @@ fn frame(datagram: &[u8]) -> Vec<u8> {
     stream::write(&mut buffer, datagram).unwrap().to_vec()
 }
 
+/// The same under another token; that of `datagram` is [`TOKEN`].
+fn under(token: &[u8], datagram: &[u8]) -> Vec<u8> {
+    let head = [0x50 | token.len() as u8, datagram[1], 0, 0];
+    frame(&[&head, token, &datagram[4 + TOKEN.len()..]].concat())
+}
+
 /// A signalling message.
 fn signal(code: Code, token: &[u8], body: &[u8]) -> Vec<u8> {
     let head = [0x50 | token.len() as u8, code.0, 0, 0];
@@ -99,7 +105,7 @@ fn the_csm_goes_first_and_one_is_awaited() {
 fn a_request_is_answered_when_it_is_safe_without_message_ids_or_acknowledgements() {
     let mut bench = Bench::greeted();
     // In any cut, and two that would be one by datagram.
-    let bytes = [frame(&con(1)), frame(&non(1)), frame(&con(1))].concat();
+    let bytes = [1, 2, 3].map(|token| under(&[token], &if token == 2 { non(1) } else { con(1) })).concat();
     for byte in &bytes {
         assert!(bench.feed(&[*byte]).is_empty());
     }
@@ -109,10 +115,28 @@ fn a_request_is_answered_when_it_is_safe_without_message_ids_or_acknowledgements
     for index in [2, 0, 1] {
         bench.safe(index);
         let sent = bench.frames();
-        assert_eq!((sent[0].0, &sent[0].1[..]), (Code::CHANGED, &TOKEN[..]));
+        assert_eq!((sent[0].0, &sent[0].1[..]), (Code::CHANGED, &[index as u8 + 1][..]));
     }
     bench.pass(Duration::from_secs(300));
     assert!(bench.frames().is_empty(), "nothing is repeated");
+}
+
+#[test]
+fn an_answer_is_never_taken_for_that_to_a_later_request_under_its_token() {
+    let mut bench = Bench::greeted();
+    bench.feed(&[under(&[7], &con(1)), under(&[8], &con(2)), under(&[7], &con(3))].concat());
+    bench.safe(0);
+    assert!(bench.frames().is_empty(), "the device waits for the third one now, which is not safe");
+    bench.safe(1);
+    bench.safe(2);
+    let tokens: Vec<Vec<u8>> = bench.frames().into_iter().map(|(_, token, ..)| token).collect();
+    assert_eq!(tokens, [[8], [7]]);
+    // What is not answered owes nothing to who goes.
+    bench.feed(&[under(&[7], &con(4)), under(&[7], &con(5)), signal(stream::RELEASE, &[], &[])].concat());
+    bench.safe(4);
+    assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![Code::CHANGED], 0));
+    bench.safe(3);
+    assert_eq!((bench.frames().len(), bench.closed.len()), (0, 1));
 }
 
 #[test]
@@ -130,7 +154,8 @@ fn pings_are_answered_and_a_release_closes() {
 #[test]
 fn what_was_asked_before_a_release_is_answered_before_the_end() {
     let mut bench = Bench::greeted();
-    bench.feed(&[frame(&con(1)), frame(&con(2)), signal(stream::RELEASE, &[], &[]), frame(&con(3))].concat());
+    let requests = [under(&[1], &con(1)), under(&[2], &con(2))].concat();
+    bench.feed(&[requests, signal(stream::RELEASE, &[], &[]), under(&[3], &con(3))].concat());
     assert_eq!((bench.published.len(), bench.closed.len()), (2, 0), "nothing counts behind it");
     bench.safe(1);
     assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![Code::CHANGED], 0));
@@ -192,6 +217,63 @@ fn a_silent_connection_is_asked_whether_it_lives() {
     bench.pass(Duration::from_secs(1_200));
     bench.pass(Duration::from_secs(30));
     assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![stream::PING, stream::ABORT], 1));
+}
+
+#[test]
+fn no_answer_is_longer_than_the_csm_allows() {
+    for (longest, wanted) in [(30, Code::BAD_REQUEST), (60, Code::CONTENT), (1_152, Code::CONTENT)] {
+        let mut bench = Bench::greeted();
+        let size = u16::to_be_bytes(longest);
+        bench.feed(&signal(stream::CSM, &[], &[0x22, size[0], size[1]]));
+        let question = frame(&get(1, &[b".well-known", b"core"], &[]));
+        bench.coap.received(bench.now, CONN, &Bytes::from(question), &bench.values);
+        bench.gather();
+        let bytes: usize = bench.streamed.iter().map(Bytes::len).sum();
+        assert!(bytes <= longest.into(), "{bytes} of {longest}");
+        assert_eq!(codes(&bench.frames()), [wanted]);
+    }
+}
+
+#[test]
+fn a_crowd_that_says_nothing_throws_out_its_own_and_not_who_is_slow() {
+    let limits = Limits { connections_unauthenticated: 8, ..Limits::default() };
+    let mut bench = Bench::with(Anonymous::Everywhere, limits);
+    for number in 1..=1_000 {
+        // The slow one came first.
+        let address = if number == 1 { "192.0.2.1:5000" } else { "198.51.100.1:5000" };
+        let peer = StreamPeer { address: address.parse().unwrap(), device: None };
+        bench.coap.opened(bench.now, ConnId(number), peer);
+    }
+    bench.gather();
+    assert_eq!(bench.closed.len(), 992);
+    assert!(!bench.closed.contains(&ConnId(1)));
+}
+
+#[test]
+fn a_reload_ends_the_connections_of_those_who_may_not_come_any_more() {
+    let reload = |bench: &mut Bench, anonymous| {
+        let setup = super::setup(anonymous, Limits::default());
+        bench.coap.reload(bench.now, &setup);
+        bench.gather();
+    };
+    let mut bench = Bench::greeted();
+    reload(&mut bench, Anonymous::Loopback);
+    assert!(bench.closed.is_empty());
+    reload(&mut bench, Anonymous::Never);
+    assert_eq!((codes(&bench.frames()), &bench.closed[..]), (vec![stream::ABORT], &[CONN][..]));
+
+    // Whose certificate counts no more is told to the server.
+    let mut bench = Bench::new();
+    bench.open(Some("pump-1"));
+    bench.feed(&signal(stream::CSM, &[], &[]));
+    reload(&mut bench, Anonymous::Never);
+    assert!(bench.closed.is_empty());
+    bench.coap.revoked(CONN);
+    bench.gather();
+    assert_eq!((codes(&bench.frames()), &bench.closed[..]), (vec![stream::ABORT], &[CONN][..]));
+    bench.coap.revoked(CONN);
+    bench.gather();
+    assert_eq!((bench.frames().len(), bench.closed.len()), (0, 1));
 }
 
 #[test]
@@ -260,6 +342,30 @@ fn who_asks_and_does_not_read_is_not_read_and_goes_in_the_end() {
     bench.pass(Duration::from_secs(1));
     bench.pass(Duration::from_secs(60));
     assert_eq!(bench.closed, [CONN]);
+}
+
+#[test]
+fn who_reads_nothing_goes_when_all_have_too_much_and_nobody_with_it() {
+    let limits = Limits { outgoing_bytes_in_all: 10_000, ..Limits::default() };
+    let mut bench = Bench::with(Anonymous::Loopback, limits);
+    let question = Bytes::from(frame(&get(1, &[b".well-known", b"core"], &[])));
+    for number in [1, 2] {
+        let address = "127.0.0.1:5000".parse().unwrap();
+        bench.coap.opened(bench.now, ConnId(number), StreamPeer { address, device: None });
+        let csm = Bytes::from(signal(stream::CSM, &[], &[]));
+        bench.coap.received(bench.now, ConnId(number), &csm, &bench.values);
+    }
+    bench.gather();
+    while bench.closed.is_empty() {
+        bench.coap.received(bench.now, ConnId(1), &question, &bench.values);
+        bench.gather();
+    }
+    // Its connection takes a moment to go, and what waits there with it.
+    for _ in 0..10 {
+        bench.coap.received(bench.now, ConnId(2), &question, &bench.values);
+        bench.gather();
+    }
+    assert_eq!(bench.closed, [ConnId(1)]);
 }
 
 #[test]
@@ -333,6 +439,13 @@ fn a_device_proves_itself_on_a_stream_with_its_context() {
     assert_eq!(bench.frames().len(), 1, "a notification, protected");
     bench.pass(Duration::from_secs(60));
     assert!(bench.closed.is_empty(), "it may stay");
+    bench.coap.reload(bench.now, &setup);
+    bench.gather();
+    assert_eq!((bench.closed.len(), bench.coap.stats().subscriptions), (0, 1), "its context is there");
+    bench.coap.reload(bench.now, &super::setup(Anonymous::Never, Limits::default()));
+    bench.gather();
+    assert_eq!((codes(&bench.frames()), bench.closed.len()), (vec![stream::ABORT], 1));
+    assert_eq!(bench.coap.stats().subscriptions, 0);
     bench.coap.closed(bench.now, CONN);
     assert_eq!((bench.coap.stats().subscriptions, bench.coap.stats().peers), (0, 0));
 }
