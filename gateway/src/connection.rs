@@ -3,7 +3,7 @@
 
 use crate::inbox::{DriverGone, Inbox};
 use crate::listen::admission::Permit;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +26,14 @@ pub enum Newcomer {
 }
 
 impl Newcomer {
+    /// Where it comes from.
+    pub(crate) fn address(&self) -> SocketAddr {
+        match self {
+            Self::Mqtt(peer) => peer.address,
+            Self::Coap(peer) => peer.address,
+        }
+    }
+
     /// How the engine hears of it.
     fn opened(self, conn: ConnId) -> Input {
         match self {

@@ -109,6 +109,22 @@ impl Certified {
     }
 }
 
+impl Certified {
+    /// Whether a certificate that was accepted once, with those that lead to its authority behind it, would be accepted now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn still_accepts(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
+        match (chain.split_first(), &self.judge) {
+            (Some((own, others)), Some(judge)) => {
+                let now = self.clock.current_time().unwrap_or_else(UnixTime::now);
+                judge.verify_client_cert(own, others, now).map(drop).map_err(|error| error.to_string())
+            }
+            _ => Err("devices are not asked for one any more".to_owned()),
+        }
+    }
+}
+
 impl Tls {
     /// What protocols other than TLS take from it.
     pub(crate) fn certified(&self) -> &Certified {

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use tidegate_tests::certificates::{Authority, DEVICE, SERVER};
+use tidegate_tests::certificates::{Authority, DEVICE, SERVER, Wish};
 use tidegate_tests::gateway::Gateway;
 use tidegate_tests::ports::free_port;
 use tidegate_tests::tls::{BOTH, secured};
@@ -34,6 +34,8 @@ fn listening(tls: &str, rest: &str) -> Listening {
     Authority::new(gateway.folder(), "ca").issue("server", SERVER);
     let devices = Authority::new(gateway.folder(), "devices");
     devices.issue("boiler-3", DEVICE);
+    devices.issue("honest", Wish { subject: "/CN=honest", ..DEVICE });
+    devices.revoke(&[]);
     gateway.configure(&format!(
         "[coap.tcp]\nlisten = [\"{tcp}\"]\n\
          [coap.tls]\nlisten = [\"{secure}\"]\ncertificate = \"server.crt\"\nkey = \"server.key\"\n{tls}\n\
@@ -231,6 +233,20 @@ fn a_renewed_certificate_is_taken_at_sighup_and_streams_stay() {
     assert_ne!(shown(&old), shown(&new));
     assert_eq!(old.publish(1), Code::CHANGED);
     assert_eq!(new.publish(2), Code::CHANGED);
+}
+
+#[test]
+fn a_device_whose_certificate_is_revoked_goes_at_the_reload_and_the_others_stay() {
+    let certified = "client_ca = \"devices.crt\"\nclient_crl = \"devices.crl\"";
+    let listening = listening(certified, "[device.honest]\npublish = [\"sensors/#\"]\n");
+    let folder = listening.gateway.folder().to_owned();
+    let device = |own| Device::greeted(secured(listening.tls, &folder, BOTH, Some(own)).unwrap());
+    let (mut stolen, mut honest) = (device("boiler-3"), device("honest"));
+    assert_eq!(honest.publish(1), Code::CHANGED);
+    Authority::known(&folder, "devices").revoke(&["boiler-3"]);
+    listening.gateway.signal(Signal::HUP);
+    assert_eq!((stolen.hear(), stolen.hear()), (Some(stream::ABORT), None));
+    assert_eq!(honest.publish(2), Code::CHANGED);
 }
 
 /// A device that speaks on a stream, bytes and all.

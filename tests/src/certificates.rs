@@ -126,6 +126,12 @@ impl Authority {
         std::fs::set_permissions(folder.join(format!("{file}.key")), private).expect("the key's permissions");
     }
 
+    /// An authority that was made before.
+    #[must_use]
+    pub fn known(folder: &Path, name: &str) -> Self {
+        Self { folder: folder.to_owned(), name: name.to_owned() }
+    }
+
     /// Revokes these certificates, and writes the list to `NAME.crl`.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 use crate::tls::{BOTH, gateway, secured, table};
 use crate::{arrived, greeted, logged, published};
 use rustix::process::Signal;
+use std::io::Read;
 use tidegate_tests::certificates::{Authority, BAD, DEVICE, Wish};
 
 const ONLY_CERTIFICATES: &str =
@@ -46,27 +47,25 @@ fn only_a_certificate_in_order_lets_a_device_in() {
 }
 
 #[test]
-fn a_revocation_holds_from_the_reload_on() {
+fn a_revocation_holds_from_the_reload_on_also_for_who_is_connected() {
     let (gateway, address, _) = gateway(ONLY_CERTIFICATES, |folder| {
         let devices = Authority::new(folder, "devices");
         devices.issue("stolen", DEVICE);
+        devices.issue("good", Wish { subject: "/CN=boiler-4", ..DEVICE });
         devices.revoke(&[]);
     });
     let folder = gateway.folder();
     let mut stream = secured(address, folder, BOTH, Some("stolen")).unwrap();
     assert_eq!(greeted(&mut stream, "boiler-3").unwrap(), 0);
+    let mut honest = secured(address, folder, BOTH, Some("good")).unwrap();
+    assert_eq!(greeted(&mut honest, "boiler-4").unwrap(), 0);
 
-    // The authority's files are there still.
-    tidegate_tests::certificates::openssl(
-        folder,
-        "ca -config devices.cnf -keyfile devices.key -cert devices.crt -revoke stolen.crt",
-    );
-    tidegate_tests::certificates::openssl(
-        folder,
-        "ca -config devices.cnf -keyfile devices.key -cert devices.crt -gencrl -out devices.crl",
-    );
+    Authority::known(folder, "devices").revoke(&["stolen"]);
     gateway.signal(Signal::HUP);
     logged(&gateway, "the configuration was reloaded");
+    assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0, "who is there goes");
+    logged(&gateway, "its certificate is not accepted any more");
+    assert!(published(&mut honest, "sensors/boiler-4/temperature", 1).is_ok());
     let refused =
         secured(address, folder, BOTH, Some("stolen")).and_then(|mut s| greeted(&mut s, "boiler-3"));
     assert!(refused.is_err());

@@ -85,9 +85,10 @@ pub(super) async fn converse(
     who: Newcomer,
     entrance: Entrance,
     permit: Permit,
+    revoked: Option<stream::Revoked>,
 ) {
     if let Ok((conn, gate)) = entrance.open(who, writer).await {
-        stream::read(reader, conn, &gate, entrance.inbox()).await;
+        stream::read(reader, conn, &gate, entrance.inbox(), revoked).await;
     }
     drop(permit);
 }

@@ -3,14 +3,16 @@
 //! up for each.
 
 use super::admission::{Admission, Permit, Refusal};
+use super::stream::Revoked;
 use super::websocket::{self, Offer, Origins, Refused, upgrade};
 use super::{accept, proxy, socket};
 use crate::access::audit::Audit;
 use crate::config::{Config, Network, Secure, Streams};
 use crate::connection::{Entrance, Newcomer};
 use crate::logging::{Pass, Throttle};
-use crate::tls;
+use crate::tls::{self, Tls};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +24,7 @@ use tidegate_engine::id::DeviceId;
 use tidegate_engine::session::certificates::Certificates;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -102,7 +104,7 @@ pub struct Door {
     /// How many there may be.
     pub(super) admission: Arc<Admission>,
     audit: Audit,
-    settings: Mutex<Arc<Settings>>,
+    settings: watch::Sender<Arc<Settings>>,
     turns: Semaphore,
     sums: Semaphore,
     failures: Mutex<Throttle>,
@@ -128,16 +130,22 @@ struct Means {
     origins: Origins,
     tls: Option<Arc<ServerConfig>>,
     websocket_tls: Option<Arc<ServerConfig>>,
+    /// Who judges devices' certificates.
+    judge: Option<Tls>,
+    websocket_judge: Option<Tls>,
 }
 
 impl Means {
     fn of(streams: &Streams) -> Self {
         let tls = |secure: &Option<Secure>| secure.as_ref().map(|s| Arc::clone(s.tls.config()));
+        let judge = |secure: &Option<Secure>| secure.as_ref().map(|s| s.tls.clone());
         Self {
             proxies: streams.proxies.clone(),
             origins: Origins::new(&streams.websocket.origins),
             tls: tls(&streams.tls),
             websocket_tls: tls(&streams.websocket.tls),
+            judge: judge(&streams.tls),
+            websocket_judge: judge(&streams.websocket.tls),
         }
     }
 
@@ -179,6 +187,28 @@ impl Settings {
                 let device = peer.certificate.as_deref().map(|certificate| self.device(certificate));
                 Ok(Newcomer::Coap(StreamPeer { address: peer.address, device: device.transpose()? }))
             }
+        }
+    }
+
+    /// Whether somebody who has come with a certificate could still come with it.
+    fn still_accepts(&self, spoken: Spoken, shown: &Shown, who: &Newcomer) -> Result<(), String> {
+        let means = self.means(spoken.protocol);
+        let judge = match spoken.transport {
+            Transport::SecureWebSocket => &means.websocket_judge,
+            _ => &means.judge,
+        };
+        // A listener that is not configured any more goes on as it is until the next start.
+        if let Some(judge) = judge {
+            judge.certified().still_accepts(&shown.chain)?;
+        }
+        match who {
+            Newcomer::Coap(StreamPeer { device, .. })
+                if self.devices.device(&shown.certificate) != *device =>
+            {
+                Err("it is another device's, or nobody's".to_owned())
+            }
+            // MQTT's sessions look at that themselves.
+            _ => Ok(()),
         }
     }
 
@@ -254,34 +284,31 @@ impl Door {
             entrance,
             admission,
             audit,
-            settings: Mutex::new(Arc::new(Settings::of(config))),
+            settings: watch::Sender::new(Arc::new(Settings::of(config))),
             turns: Semaphore::new(config.limits.handshakes),
             sums: Semaphore::new(1),
             failures: Mutex::new(Throttle::new()),
         })
     }
 
-    /// Takes over new certificates, origins, load balancers and bounds. Connections that there are stay as they are.
+    /// Takes over new certificates, origins, load balancers and bounds. Connections that there are stay as they are, but for those
+    /// whose certificate would not be accepted any more.
     pub fn reload(&self, config: &Config) {
         let mut settings = Settings::of(config);
-        let mut current = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        if settings.turns > current.turns {
-            self.turns.add_permits(settings.turns - current.turns);
-        } else {
-            // Of those in use none is taken away.
-            settings.turns = current.turns - self.turns.forget_permits(current.turns - settings.turns);
-        }
-        *current = Arc::new(settings);
-    }
-
-    fn settings(&self) -> Arc<Settings> {
-        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+        self.settings.send_modify(|current| {
+            if settings.turns > current.turns {
+                self.turns.add_permits(settings.turns - current.turns);
+            } else {
+                // Of those in use none is taken away.
+                settings.turns = current.turns - self.turns.forget_permits(current.turns - settings.turns);
+            }
+            *current = Arc::new(settings);
+        });
     }
 
     /// Whether a connection from here begins with a PROXY header.
     pub(super) fn speaks_for_others(&self, protocol: Protocol, address: IpAddr) -> bool {
-        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
-        settings.means(protocol).proxies.iter().any(|network| network.contains(address))
+        self.settings.borrow().means(protocol).proxies.iter().any(|network| network.contains(address))
     }
 
     /// One of the handshakes that may be under way; waits for one to end. In the order of coming: a stalled one is cut off after
@@ -331,9 +358,9 @@ pub(super) async fn shake(
 ) {
     socket::prepare(&stream);
     let Some(turn) = door.turn().await else { return };
-    let settings = door.settings();
-    let result =
-        timeout(settings.timeout, layers(stream, peer, spoken, permit, proxied, &settings, &door)).await;
+    let changes = door.settings.subscribe();
+    let at_most = changes.borrow().timeout;
+    let result = timeout(at_most, layers(stream, peer, spoken, permit, proxied, changes, &door)).await;
     drop(turn);
     match result {
         Ok(Ok(())) => {}
@@ -348,9 +375,11 @@ async fn layers(
     spoken: Spoken,
     mut permit: Permit,
     proxied: bool,
-    settings: &Settings,
+    mut changes: watch::Receiver<Arc<Settings>>,
     door: &Arc<Door>,
 ) -> Result<(), Failure> {
+    // What changes from here on is looked at when the handshakes are done.
+    let settings = Arc::clone(&changes.borrow_and_update());
     let mut peer = Peer::at(address);
     if proxied {
         if let proxy::Header::For(client) = proxy::read(&mut stream).await? {
@@ -371,27 +400,29 @@ async fn layers(
             accept::plain(stream, who, &door.entrance, permit).await;
         }
         Transport::Tls => {
-            let (stream, certificate) = secure(stream, means.tls.as_ref(), door).await?;
-            peer.certificate = certificate;
+            let (stream, shown) = secure(stream, means.tls.as_ref(), door).await?;
+            peer.certificate = shown.as_ref().map(|shown| Arc::clone(&shown.certificate));
             let who = settings.newcomer(protocol, peer)?;
+            let revoked = shown.map(|shown| shown.revoked(changes, spoken, &who, door));
             let (reader, writer) = tokio::io::split(stream);
-            open(reader, writer, who, permit, door);
+            open(reader, writer, who, permit, revoked, door);
         }
         Transport::WebSocket => {
             let who = settings.newcomer(protocol, peer)?;
             upgrade(&mut stream, offer, &means.origins, false).await?;
             let (reader, writer) = stream.into_split();
             let (reader, writer) = websocket::open(reader, writer, offer.carries(longest));
-            open(reader, writer, who, permit, door);
+            open(reader, writer, who, permit, None, door);
         }
         Transport::SecureWebSocket => {
-            let (mut stream, certificate) = secure(stream, means.websocket_tls.as_ref(), door).await?;
-            peer.certificate = certificate;
+            let (mut stream, shown) = secure(stream, means.websocket_tls.as_ref(), door).await?;
+            peer.certificate = shown.as_ref().map(|shown| Arc::clone(&shown.certificate));
             let who = settings.newcomer(protocol, peer)?;
+            let revoked = shown.map(|shown| shown.revoked(changes, spoken, &who, door));
             upgrade(&mut stream, offer, &means.origins, true).await?;
             let (reader, writer) = tokio::io::split(stream);
             let (reader, writer) = websocket::open(reader, writer, offer.carries(longest));
-            open(reader, writer, who, permit, door);
+            open(reader, writer, who, permit, revoked, door);
         }
     }
     Ok(())
@@ -403,7 +434,7 @@ async fn woken() {
     poll_fn(|_| if std::mem::replace(&mut asleep, true) { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
-type Secured = (TlsStream<TcpStream>, Option<Arc<Certificate>>);
+type Secured = (TlsStream<TcpStream>, Option<Shown>);
 
 async fn secure(
     stream: TcpStream,
@@ -412,11 +443,9 @@ async fn secure(
 ) -> Result<Secured, Failure> {
     let acceptor = TlsAcceptor::from(Arc::clone(config.ok_or(Failure::NoCertificate)?));
     let stream = door.by_and_by(acceptor.accept(stream)).await.map_err(Failure::Tls)?;
-    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-        Some(certificate) => Some(Arc::new(tls::named(certificate).map_err(Failure::Certificate)?)),
-        None => None,
-    };
-    Ok((stream, certificate))
+    let shown = stream.get_ref().1.peer_certificates().filter(|chain| !chain.is_empty());
+    let shown = shown.map(|chain| Shown::new(chain).map_err(Failure::Certificate)).transpose()?;
+    Ok((stream, shown))
 }
 
 fn open(
@@ -424,7 +453,52 @@ fn open(
     writer: impl AsyncWrite + Send + 'static,
     who: Newcomer,
     permit: Permit,
+    revoked: Option<Revoked>,
     door: &Arc<Door>,
 ) {
-    tokio::spawn(accept::converse(reader, writer, who, door.entrance.clone(), permit));
+    tokio::spawn(accept::converse(reader, writer, who, door.entrance.clone(), permit, revoked));
+}
+
+/// The certificate by which somebody was let in.
+struct Shown {
+    certificate: Arc<Certificate>,
+    /// With those behind it that lead to its authority.
+    chain: Vec<CertificateDer<'static>>,
+}
+
+impl Shown {
+    fn new(chain: &[CertificateDer<'_>]) -> Result<Self, String> {
+        let own = chain.first().ok_or_else(|| "there is none".to_owned())?;
+        let certificate = Arc::new(tls::named(own)?);
+        Ok(Self { certificate, chain: chain.iter().map(|one| one.clone().into_owned()).collect() })
+    }
+
+    /// Waits until a configuration accepts it no longer. They are looked at one after the other: there may be thousands.
+    fn revoked(
+        self,
+        mut changes: watch::Receiver<Arc<Settings>>,
+        spoken: Spoken,
+        who: &Newcomer,
+        door: &Arc<Door>,
+    ) -> Revoked {
+        let (who, door) = (who.clone(), Arc::clone(door));
+        Box::pin(async move {
+            while changes.changed().await.is_ok() {
+                let settings = Arc::clone(&changes.borrow_and_update());
+                let turn = door.sums.acquire().await;
+                yield_now().await; // Comes back when everybody else has had a turn.
+                let judged = settings.still_accepts(spoken, &self, &who);
+                drop(turn);
+                if let Err(reason) = judged {
+                    let peer = who.address();
+                    let reason = format!("its certificate is not accepted any more: {reason}");
+                    door.audit.handshake_refused(peer, &reason);
+                    tracing::info!(%peer, listener = spoken.name(), "a connection ends: {reason}");
+                    return;
+                }
+            }
+            // The listeners are gone, and the connection goes in its own way.
+            std::future::pending().await
+        })
+    }
 }

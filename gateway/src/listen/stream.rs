@@ -27,10 +27,32 @@ thread_local! {
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
-/// Reads until the end, and reports everything that comes and the end.
-pub(super) async fn read(mut reader: impl AsyncRead + Unpin, conn: ConnId, gate: &Gate, inbox: &Inbox) {
+/// Comes when what let a peer in lets it in no longer.
+pub(super) type Revoked = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Reads until the end, and reports everything that comes, a revocation, and the end.
+pub(super) async fn read(
+    mut reader: impl AsyncRead + Unpin,
+    conn: ConnId,
+    gate: &Gate,
+    inbox: &Inbox,
+    mut revoked: Option<Revoked>,
+) {
     loop {
-        match poll_fn(|cx| poll(&mut reader, gate, cx)).await {
+        let step = poll_fn(|cx| {
+            if revoked.as_mut().is_some_and(|revoked| revoked.as_mut().poll(cx).is_ready()) {
+                revoked = None;
+                return Poll::Ready(Step::Revoked);
+            }
+            poll(&mut reader, gate, cx)
+        });
+        match step.await {
+            // It is read on: whoever decides what becomes of it closes it.
+            Step::Revoked => {
+                if inbox.send(Input::Revoked { conn }).await.is_err() {
+                    return;
+                }
+            }
             Step::Read(Ok(bytes)) if !bytes.is_empty() => {
                 gate.report();
                 if inbox.send(Input::Received { conn, bytes }).await.is_err() {
@@ -55,6 +77,7 @@ pub(super) async fn read(mut reader: impl AsyncRead + Unpin, conn: ConnId, gate:
 }
 
 enum Step {
+    Revoked,
     Read(io::Result<Bytes>),
     Linger,
     Drop,
