@@ -40,8 +40,8 @@ pub(crate) struct Connection {
 pub(crate) struct CoapTaps {
     pub(super) up: FrameTap,
     pub(super) down: FrameTap,
-    /// The message that each token asked for last.
-    pub(super) asked: BTreeMap<Vec<u8>, Key>,
+    /// The messages that each token asked for and that were not answered, the last one last, with the times at which they came.
+    pub(super) asked: BTreeMap<Vec<u8>, Vec<(u64, Key)>>,
     /// Requests so far: each is one by itself, and those that are refused come again behind later ones.
     pub(super) requests: u16,
 }

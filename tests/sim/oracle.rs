@@ -265,9 +265,20 @@ impl Oracle {
         self.retained.found(records)
     }
 
+    /// Whether a message is safe wherever one configuration or another demanded it.
+    pub(crate) fn is_safe(&self, key: Key) -> bool {
+        let record = self.records.get(usize::from(key.device)).and_then(|r| r.get(key.number as usize));
+        let Some(record) = record else { return false };
+        let safe_on = |lane: &LaneId| {
+            let copy = |id| self.copies.get(&(*lane, key.device, id));
+            record.ids.iter().any(|id| copy(*id).is_some_and(|copy| copy.safe))
+        };
+        record.required.iter().any(|lanes| lanes.iter().all(safe_on))
+    }
+
     /// An acknowledgement of a message leaves the engine: P1.
     pub(crate) fn acknowledged(&mut self, key: Key, how: &str) -> Held {
-        let copies = &self.copies;
+        let safe = self.is_safe(key);
         let Some(record) =
             self.records.get_mut(usize::from(key.device)).and_then(|r| r.get_mut(key.number as usize))
         else {
@@ -275,10 +286,7 @@ impl Oracle {
         };
         record.acked = true;
         self.retained.acknowledged(key, &record.topic, how)?;
-        let safe_on = |lane: &LaneId| {
-            record.ids.iter().any(|id| copies.get(&(*lane, key.device, *id)).is_some_and(|copy| copy.safe))
-        };
-        if record.required.iter().any(|lanes| lanes.iter().all(safe_on)) {
+        if safe {
             return Ok(());
         }
         let lanes = record.required.last().cloned().unwrap_or_default();

@@ -116,12 +116,13 @@ impl World {
 
     /// What a device asks for on a CoAP stream.
     fn tap_asked(&mut self, conn: u64) -> Held {
+        let now = self.clock.now();
         let Some(taps) = self.connections.get_mut(&conn).and_then(|one| one.coap.as_mut()) else {
             return Ok(());
         };
         while let Some(message) = taps.up.next() {
             let (0x02, Some(key)) = (message.code, message.key) else { continue };
-            taps.asked.insert(message.token, key);
+            taps.asked.entry(message.token).or_default().push((now, key));
             taps.requests = taps.requests.wrapping_add(1);
             let topic = message.path.strip_prefix("t/").unwrap_or(&message.path);
             self.oracle.received(key, topic, Some((conn as u16, taps.requests)))?;
@@ -129,22 +130,33 @@ impl World {
         Ok(())
     }
 
-    /// What it is answered. An answer is for what was asked last under its token: that is what the device takes it for.
+    /// What it is answered. An answer is for what was asked last under its token: that is what the device takes it for. What came
+    /// at this very moment may have come too late: then it is for one before, as if it had been under way.
     fn tap_answered(&mut self, conn: u64) -> Held {
+        let now = self.clock.now();
         let Some(connection) = self.connections.get_mut(&conn) else { return Ok(()) };
         let device = connection.stream.device;
         let Some(taps) = &mut connection.coap else { return Ok(()) };
         while let Some(message) = taps.down.next() {
+            let mut none = Vec::new();
+            let asked = taps.asked.get_mut(&message.token).unwrap_or(&mut none);
             match message.code {
                 0x44 => {
-                    let Some(key) = taps.asked.get(&message.token) else {
+                    let Some(last) = asked.len().checked_sub(1) else {
                         return Err(Violation(format!("d{device} gets a 2.04 for nothing")));
                     };
+                    let before = asked.iter().rposition(|(at, key)| *at < now && self.oracle.is_safe(*key));
+                    let came_now = asked.get(last).is_some_and(|(at, _)| *at == now);
+                    let (_, key) = asked.remove(before.filter(|_| came_now).unwrap_or(last));
                     self.coverage.acknowledged += 1;
                     self.coverage.stream_answers += 1;
-                    self.oracle.acknowledged(*key, "2.04 on a stream")?;
+                    self.oracle.acknowledged(key, "2.04 on a stream")?;
                 }
-                0xA3 | 0x9D => self.coverage.coap_busy += 1,
+                // At once, so of the last one.
+                0xA3 | 0x9D => {
+                    asked.pop();
+                    self.coverage.coap_busy += 1;
+                }
                 // CSM, Ping, Pong, Release.
                 0xE1..=0xE4 => {}
                 code => {
