@@ -15,7 +15,7 @@ use crate::access::audit::Audit;
 use crate::access::verifier::Verifier;
 use crate::clock::Clock;
 use crate::connection::Connection;
-use crate::listen::coap::Sockets;
+use crate::listen::coap::{Flushed, Sockets};
 use crate::memory;
 use crate::store::writer::{Order, OrderError, Writer};
 use crate::store::{Lanes, Store};
@@ -453,7 +453,9 @@ impl<S: Store + Send + 'static> Driver<S> {
             while let Some(output) = self.parts.engine.poll_output() {
                 self.order(output);
             }
-            // Acknowledgements first: somebody waits for them; waking an upstream's thread may cost our turn.
+            // The store has its next order by now, and works while the answers to its last one leave. Then acknowledgements first:
+            // somebody waits for them; waking an upstream's thread may cost our turn.
+            self.flush_datagrams();
             self.lines.flush(&mut self.facts);
             for (upstream, publications) in self.upstreams.iter_mut().zip(&mut self.publications) {
                 if !publications.is_empty() {
@@ -486,10 +488,8 @@ impl<S: Store + Send + 'static> Driver<S> {
             Output::Close { conn } => self.lines.close(conn, StdInstant::now()),
             Output::Reading { conn, on } => self.lines.reading(conn, on),
             Output::SendTo { endpoint, bytes } => {
-                if self.parts.sockets.send(endpoint, &bytes) {
-                    self.stats.datagrams_sent += 1;
-                } else {
-                    self.stats.datagrams_unsent += 1;
+                if !self.parts.sockets.gather(endpoint, bytes) {
+                    self.flush_datagrams();
                 }
             }
             Output::Verify { conn, secret, password } => {
@@ -528,6 +528,12 @@ impl<S: Store + Send + 'static> Driver<S> {
             }
             Output::Stopped => self.stopped = true,
         }
+    }
+
+    fn flush_datagrams(&mut self) {
+        let Flushed { sent, unsent } = self.parts.sockets.flush();
+        self.stats.datagrams_sent += sent;
+        self.stats.datagrams_unsent += unsent;
     }
 
     fn order_store(&mut self, order: Order) {

@@ -5,11 +5,16 @@
 use super::{BindError, dtls, multicast, serial, socket};
 use crate::logging::{Pass, Throttle};
 use bytes::Bytes;
-use std::io::{self, ErrorKind};
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, SocketAddrAny, sendmmsg};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Instant;
 use tidegate_engine::event::{Endpoint, Via};
+
+/// Datagrams that wait to leave together: the answers to a commit. More leave as soon as they are so many.
+const GATHERED_DATAGRAMS: usize = 1_024;
 
 /// Where CoAP goes that a task of its own receives.
 #[derive(Debug)]
@@ -28,7 +33,18 @@ pub struct Sockets {
     outlets: Vec<Outlet>,
     /// Where every datagram is read into.
     scratch: Box<[u8]>,
+    /// To be sent with the next [`flush`](Self::flush).
+    gathered: Vec<(Endpoint, Bytes)>,
     failures: Throttle,
+}
+
+/// What became of datagrams.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flushed {
+    /// They have left.
+    pub sent: u64,
+    /// They could not leave at once and are gone.
+    pub unsent: u64,
 }
 
 /// A datagram socket.
@@ -55,6 +71,7 @@ impl Sockets {
             sockets: own.chain(groups).collect(),
             outlets: Vec::new(),
             scratch: vec![0; longest.saturating_add(1)].into_boxed_slice(),
+            gathered: Vec::new(),
             failures: Throttle::new(),
         })
     }
@@ -98,9 +115,63 @@ impl Sockets {
         }
     }
 
-    /// Sends a datagram now, or not at all. False when it was not sent.
+    /// Takes a datagram that is to leave with the next [`flush`](Self::flush); false when that is due now, as enough wait.
     #[must_use]
-    pub fn send(&self, endpoint: Endpoint, bytes: &[u8]) -> bool {
+    pub fn gather(&mut self, endpoint: Endpoint, bytes: Bytes) -> bool {
+        self.gathered.push((endpoint, bytes));
+        self.gathered.len() < GATHERED_DATAGRAMS
+    }
+
+    /// Sends what was gathered, in its order, each datagram now or not at all.
+    pub fn flush(&mut self) -> Flushed {
+        let mut flushed = Flushed::default();
+        for group in self.gathered.chunk_by(|(a, _), (b, _)| a.socket == b.socket) {
+            let sent = match group {
+                [(endpoint, _), _, ..] if usize::from(endpoint.socket) < self.sockets.len() => {
+                    self.send_all(endpoint.socket, group)
+                }
+                _ => group.iter().filter(|(endpoint, bytes)| self.send(*endpoint, bytes)).count(),
+            };
+            flushed.sent += sent as u64;
+            flushed.unsent += (group.len() - sent) as u64;
+        }
+        self.gathered.clear();
+        flushed
+    }
+
+    /// Sends datagrams from one socket with as few system calls as it takes, and tells how many have left.
+    fn send_all(&self, number: u16, datagrams: &[(Endpoint, Bytes)]) -> usize {
+        let Some(Bound { socket, .. }) = self.sockets.get(usize::from(number)) else { return 0 };
+        let peers: Vec<SocketAddrAny> =
+            datagrams.iter().map(|(endpoint, _)| endpoint.peer.as_any()).collect();
+        let slices: Vec<[IoSlice<'_>; 1]> =
+            datagrams.iter().map(|(_, bytes)| [IoSlice::new(bytes)]).collect();
+        let mut controls: Vec<_> = datagrams.iter().map(|_| SendAncillaryBuffer::default()).collect();
+        let mut messages: Vec<MMsgHdr<'_>> = peers
+            .iter()
+            .zip(&slices)
+            .zip(&mut controls)
+            .map(|((peer, slice), control)| MMsgHdr::new_with_addr(peer, slice, control))
+            .collect();
+        let mut sent = 0;
+        let mut left = &mut messages[..];
+        while !left.is_empty() {
+            // The kernel stops before the first one that cannot leave, and says why when asked again: that one is given up.
+            let passed = match sendmmsg(socket, left, SendFlags::empty()) {
+                Ok(count) => {
+                    sent += count;
+                    count.max(1)
+                }
+                Err(rustix::io::Errno::INTR) => 0,
+                Err(_) => 1,
+            };
+            left = left.get_mut(passed..).unwrap_or_default();
+        }
+        sent
+    }
+
+    /// Sends a datagram now, or not at all. False when it was not sent.
+    fn send(&self, endpoint: Endpoint, bytes: &[u8]) -> bool {
         let number = usize::from(endpoint.socket);
         match self.sockets.get(number) {
             Some(bound) => bound.socket.send_to(bytes, endpoint.peer).is_ok(),
@@ -110,5 +181,51 @@ impl Sockets {
                 None => false,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Flushed, GATHERED_DATAGRAMS, Sockets};
+    use bytes::Bytes;
+    use std::net::{SocketAddr, UdpSocket};
+    use tidegate_engine::event::Endpoint;
+
+    /// Gathers one datagram for each of these ports.
+    fn gather(sockets: &mut Sockets, ports: &[u16]) {
+        for (number, port) in (0..).zip(ports) {
+            let peer = SocketAddr::from(([127, 0, 0, 1], *port));
+            let endpoint = Endpoint { socket: 0, peer, association: 0 };
+            assert!(sockets.gather(endpoint, Bytes::from(vec![number])));
+        }
+    }
+
+    #[test]
+    fn what_was_gathered_leaves_in_its_order_and_what_cannot_leave_takes_nothing_with_it() {
+        let mut sockets = Sockets::bind(&["127.0.0.1:0".parse().unwrap()], &[], 64).unwrap();
+        let [one, other] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        let [here, there] = [&one, &other].map(|socket| socket.local_addr().unwrap().port());
+        // Nothing can be sent to port 0.
+        gather(&mut sockets, &[0, here, there, 0, 0, here, 0]);
+        assert_eq!(sockets.flush(), Flushed { sent: 3, unsent: 4 });
+        assert_eq!(sockets.flush(), Flushed::default(), "once");
+        let heard = |socket: &UdpSocket| {
+            let mut byte = [0];
+            socket.recv(&mut byte).unwrap();
+            byte[0]
+        };
+        assert_eq!([heard(&one), heard(&one), heard(&other)], [1, 5, 2]);
+    }
+
+    #[test]
+    fn a_socket_that_is_not_there_takes_nothing() {
+        let mut sockets = Sockets::bind(&["127.0.0.1:0".parse().unwrap()], &[], 64).unwrap();
+        let endpoint = Endpoint { socket: 7, peer: ([127, 0, 0, 1], 9).into(), association: 0 };
+        for _ in 1..GATHERED_DATAGRAMS {
+            assert!(sockets.gather(endpoint, Bytes::new()));
+        }
+        assert!(!sockets.gather(endpoint, Bytes::new()), "enough for once");
+        let unsent = GATHERED_DATAGRAMS as u64;
+        assert_eq!(sockets.flush(), Flushed { sent: 0, unsent });
     }
 }
