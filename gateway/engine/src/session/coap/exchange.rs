@@ -6,6 +6,7 @@ use super::peer::{Address, Place};
 use super::reply::Reply;
 use crate::event::Endpoint;
 use crate::time::{Duration, Instant};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use tidegate_wire::coap::{Code, Token};
 
@@ -77,6 +78,18 @@ struct Peer {
     next_message_id: u16,
 }
 
+impl Peer {
+    /// Where an exchange stands. Their numbers ascend.
+    fn position(&self, number: u64) -> Option<usize> {
+        // Mostly it is the newest.
+        let newest = self.exchanges.back()?;
+        if newest.number == number {
+            return Some(self.exchanges.len() - 1);
+        }
+        self.exchanges.binary_search_by_key(&number, |exchange| exchange.number).ok()
+    }
+}
+
 /// A request about to be remembered.
 #[derive(Clone, Debug)]
 pub(super) struct New {
@@ -119,6 +132,8 @@ pub(super) struct Table {
     slots: Vec<Option<Peer>>,
     free: Vec<usize>,
     by_address: BTreeMap<Address, usize>,
+    /// The peer that was asked for last: one request asks several times.
+    last: Cell<usize>,
     /// How many of these are on streams.
     on_streams: usize,
     /// Peers with nothing in progress, by when they may be forgotten.
@@ -138,6 +153,7 @@ impl Table {
             slots: Vec::new(),
             free: Vec::new(),
             by_address: BTreeMap::new(),
+            last: Cell::new(0),
             on_streams: 0,
             idle: BTreeSet::new(),
             due: BTreeSet::new(),
@@ -167,6 +183,17 @@ impl Table {
         self.by_address.range(all).map(|(address, _)| *address).collect()
     }
 
+    /// The place of a peer that is remembered.
+    fn slot(&self, address: Address) -> Option<usize> {
+        let last = self.last.get();
+        if self.peer(last).is_some_and(|peer| peer.address == address) {
+            return Some(last);
+        }
+        let slot = *self.by_address.get(&address)?;
+        self.last.set(slot);
+        Some(slot)
+    }
+
     fn peer(&self, slot: usize) -> Option<&Peer> {
         self.slots.get(slot)?.as_ref()
     }
@@ -177,7 +204,9 @@ impl Table {
 
     pub(super) fn get(&self, key: Key) -> Option<(Address, &Exchange, State)> {
         let peer = self.peer(key.slot)?;
-        let exchange = peer.exchanges.iter().find(|exchange| exchange.number == key.number)?;
+        let exchange = peer.exchanges.get(peer.position(key.number)?)?;
+        // Its address is asked for next.
+        self.last.set(key.slot);
         Some((peer.address, exchange, exchange.state))
     }
 
@@ -189,7 +218,7 @@ impl Table {
         message_id: u16,
         fingerprint: u64,
     ) -> Option<Key> {
-        let slot = *self.by_address.get(&address)?;
+        let slot = self.slot(address)?;
         let exchange = self.peer(slot)?.exchanges.iter().find(|exchange| {
             exchange.message_id == message_id
                 && exchange.fingerprint == fingerprint
@@ -200,7 +229,7 @@ impl Table {
 
     /// The exchange whose separate response has this message id.
     pub(super) fn responding(&self, address: Address, id: u16) -> Option<Key> {
-        let slot = *self.by_address.get(&address)?;
+        let slot = self.slot(address)?;
         let exchange = self.peer(slot)?.exchanges.iter().find(
             |exchange| matches!(exchange.state, State::Responding { message_id, .. } if message_id == id),
         )?;
@@ -209,8 +238,8 @@ impl Table {
 
     /// Remembers a request, and forgets older ones where the bounds demand it.
     pub(super) fn open(&mut self, now: Instant, address: Address, new: New) -> Result<Key, Full> {
-        let slot = match self.by_address.get(&address) {
-            Some(slot) => *slot,
+        let slot = match self.slot(address) {
+            Some(slot) => slot,
             None => self.admit(now, address, new.first_message_id)?,
         };
         let exchanges_max = self.exchanges_max;
@@ -226,7 +255,7 @@ impl Table {
         self.reply_bytes += weight(&new.reply);
         // A device that uses a message id anew has rebooted: an answer to the old request with that id would be taken
         // for the answer to the new one. On a stream there are none.
-        let numbered = !address.is_stream();
+        let numbered = !address.is_stream() && peer.in_progress > 0;
         let overtaken: Vec<Key> = peer
             .exchanges
             .iter()
@@ -252,7 +281,10 @@ impl Table {
         if peer.in_progress == 0 {
             let expires = peer.expires;
             self.idle.remove(&(expired, slot));
-            self.idle.insert((expires, slot));
+            // One in progress will not be idle; `set` finds it counted out already.
+            if !new.state.in_progress() {
+                self.idle.insert((expires, slot));
+            }
         }
         for old in overtaken {
             self.set(old, State::Silent, None);
@@ -307,7 +339,7 @@ impl Table {
     /// Moves an exchange on.
     pub(super) fn set(&mut self, key: Key, state: State, due: Option<Instant>) {
         let Some(peer) = self.slots.get_mut(key.slot).and_then(Option::as_mut) else { return };
-        let Some(exchange) = peer.exchanges.iter_mut().find(|exchange| exchange.number == key.number) else {
+        let Some(exchange) = peer.position(key.number).and_then(|place| peer.exchanges.get_mut(place)) else {
             return;
         };
         if let Some(due) = core::mem::replace(&mut exchange.due, due) {
@@ -344,7 +376,7 @@ impl Table {
     /// the answer to the later one. In an ACK it is told apart by its message id (RFC 7252, 5.3.2).
     pub(super) fn is_overtaken(&self, key: Key) -> bool {
         let Some(peer) = self.peer(key.slot) else { return false };
-        let own = peer.exchanges.iter().find(|exchange| exchange.number == key.number);
+        let own = peer.position(key.number).and_then(|place| peer.exchanges.get(place));
         own.is_some_and(|own| {
             peer.exchanges.iter().rev().any(|other| other.number > own.number && other.token == own.token)
         })
@@ -352,7 +384,7 @@ impl Table {
 
     /// Whether a request with this token waits for its answer.
     pub(super) fn is_asked(&self, address: Address, token: Token) -> bool {
-        self.by_address.get(&address).and_then(|slot| self.peer(*slot)).is_some_and(|peer| {
+        self.slot(address).and_then(|slot| self.peer(slot)).is_some_and(|peer| {
             peer.in_progress > 0
                 && peer
                     .exchanges
@@ -364,7 +396,7 @@ impl Table {
     /// Whether a CON to this peer is not acknowledged yet, a separate response or a notification (NSTART 1; RFC 7252, 4.7;
     /// RFC 7641, 4.5.1).
     pub(super) fn is_busy(&self, address: Address) -> bool {
-        self.by_address.get(&address).and_then(|slot| self.peer(*slot)).is_some_and(|peer| {
+        self.slot(address).and_then(|slot| self.peer(slot)).is_some_and(|peer| {
             let responding = |exchange: &Exchange| matches!(exchange.state, State::Responding { .. });
             peer.notifying || peer.exchanges.iter().any(responding)
         })
@@ -372,13 +404,13 @@ impl Table {
 
     /// Whether a request of this peer waits for what it asked to be safe.
     pub(super) fn is_pending(&self, address: Address) -> bool {
-        let peer = self.by_address.get(&address).and_then(|slot| self.peer(*slot));
+        let peer = self.slot(address).and_then(|slot| self.peer(slot));
         peer.is_some_and(|peer| peer.exchanges.iter().any(|exchange| exchange.state == State::Pending))
     }
 
     /// The oldest exchange of a peer whose separate response waits for its turn.
     pub(super) fn queued_at(&self, address: Address) -> Option<Key> {
-        let slot = *self.by_address.get(&address)?;
+        let slot = self.slot(address)?;
         let peer = self.peer(slot)?;
         let exchange = peer.exchanges.iter().find(|exchange| exchange.state == State::Queued)?;
         Some(Key { slot, number: exchange.number })
@@ -386,7 +418,7 @@ impl Table {
 
     /// A notification that wants an acknowledgement is under way to a peer, or no longer.
     pub(super) fn set_notifying(&mut self, address: Address, notifying: bool) {
-        let slot = self.by_address.get(&address).copied();
+        let slot = self.slot(address);
         if let Some(peer) = slot.and_then(|slot| self.peer_mut(slot)) {
             peer.notifying = notifying;
         }
@@ -394,8 +426,8 @@ impl Table {
 
     /// Remembers a peer for as long as it observes something; each call wants one [`unpin`](Self::unpin).
     pub(super) fn pin(&mut self, now: Instant, address: Address, first_message_id: u16) -> Result<(), Full> {
-        let slot = match self.by_address.get(&address) {
-            Some(slot) => *slot,
+        let slot = match self.slot(address) {
+            Some(slot) => slot,
             None => self.admit(now, address, first_message_id)?,
         };
         self.count(slot, false, true);
@@ -404,14 +436,14 @@ impl Table {
 
     /// An observation has ended.
     pub(super) fn unpin(&mut self, address: Address) {
-        if let Some(slot) = self.by_address.get(&address).copied() {
+        if let Some(slot) = self.slot(address) {
             self.count(slot, true, false);
         }
     }
 
     /// Takes a request on a peer's account: false when it sends faster than `every`, after a burst of so many.
     pub(super) fn pays(&mut self, now: Instant, address: Address, every: Duration, burst: u32) -> bool {
-        let slot = self.by_address.get(&address).copied();
+        let slot = self.slot(address);
         // One that is not known yet has sent nothing.
         let Some(peer) = slot.and_then(|slot| self.peer_mut(slot)) else { return true };
         let paid_until = peer.paid_until.max(now).after(every);
@@ -424,7 +456,7 @@ impl Table {
 
     /// Forgets a peer that cannot come back: a stream that is closed. What it waits for is answered to nobody.
     pub(super) fn leave(&mut self, address: Address) {
-        let Some(slot) = self.by_address.get(&address).copied() else { return };
+        let Some(slot) = self.slot(address) else { return };
         let keys: Vec<Key> = self
             .peer(slot)
             .into_iter()
@@ -439,7 +471,7 @@ impl Table {
     /// Keeps an answer for repetitions of its request.
     pub(super) fn set_reply(&mut self, key: Key, reply: Option<Box<Reply>>) {
         let Some(peer) = self.peer_mut(key.slot) else { return };
-        if let Some(exchange) = peer.exchanges.iter_mut().find(|exchange| exchange.number == key.number) {
+        if let Some(exchange) = peer.position(key.number).and_then(|place| peer.exchanges.get_mut(place)) {
             let before = weight(&exchange.reply);
             let after = weight(&reply);
             exchange.reply = reply;
@@ -465,7 +497,7 @@ impl Table {
 
     /// The next message id of our own for a peer that is remembered.
     pub(super) fn own_message_id(&mut self, address: Address) -> Option<u16> {
-        let slot = *self.by_address.get(&address)?;
+        let slot = self.slot(address)?;
         let peer = self.peer_mut(slot)?;
         let id = peer.next_message_id;
         peer.next_message_id = id.wrapping_add(1);
