@@ -156,13 +156,15 @@ impl Auth {
     pub(super) fn configure(&mut self, setup: &Setup) {
         self.anonymous = setup.anonymous;
         let mut before = std::mem::take(&mut self.devices);
-        for device in &setup.devices {
+        let devices = setup.devices.iter().map(|device| {
             let mut new = Device::new(device);
             if let Some(old) = before.remove(&device.id) {
                 (new.known, new.failures, new.known_failures) = (old.known, old.failures, old.known_failures);
             }
-            self.devices.insert(device.id.clone(), new);
-        }
+            (device.id.clone(), new)
+        });
+        // Made at once its nodes are full; one by one, in order, each is left half empty.
+        self.devices = devices.collect();
         self.certificates = Certificates::new(&setup.devices);
     }
 

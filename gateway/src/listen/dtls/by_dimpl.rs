@@ -4,6 +4,7 @@
 use super::association::{Association, Event, Identity, Make, Refusal};
 use super::hello::{COOKIE_BYTES, Hello};
 use super::keys::{Asked, Keys, PresharedKey};
+use super::lean;
 use crate::tls;
 use bytes::Bytes;
 use dimpl::crypto::{CryptoProvider, Dtls12CipherSuite, HashAlgorithm, HmacProvider, rust_crypto};
@@ -98,7 +99,11 @@ impl Maker {
                 .flight_start_rto(FLIGHT_TIMEOUT)
                 .handshake_timeout(HANDSHAKE_TIMEOUT)
                 .dtls13_cipher_suites(&[])
-                .with_crypto_provider(CryptoProvider { hmac_provider: &CookieGiven, ..PROVIDER.clone() })
+                .with_crypto_provider(CryptoProvider {
+                    cipher_suites: lean::suites(),
+                    hmac_provider: &CookieGiven,
+                    ..PROVIDER.clone()
+                })
         };
         let keys = Arc::new(Keys::new(keys));
         let psk = config().dtls12_cipher_suites(&PSK_SUITES).with_psk_server(None, Arc::clone(&keys) as _);

@@ -7,6 +7,7 @@ mod cookie;
 mod handshakes;
 mod hello;
 mod keys;
+mod lean;
 mod peers;
 mod spared;
 mod table;
