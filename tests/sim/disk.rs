@@ -40,7 +40,7 @@ pub struct DeadLetter {
 }
 
 /// A lane: one route's messages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Lane {
     route: String,
     upstream: String,
@@ -59,7 +59,7 @@ pub struct Opened {
 }
 
 /// The model store.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Disk {
     lanes: BTreeMap<LaneId, Lane>,
     next_lane: u16,
@@ -81,6 +81,21 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// One whose first lane has this number.
+    pub(crate) fn with_lanes_from(first: u16) -> Self {
+        Self { next_lane: first, ..Self::default() }
+    }
+
+    /// What is written and not synced.
+    pub(crate) fn unsynced(&self) -> Option<&Arc<[Op]>> {
+        self.unsynced.as_ref()
+    }
+
+    /// The records.
+    pub(crate) fn records(&self) -> &BTreeMap<RecordKey, Bytes> {
+        &self.records
+    }
+
     /// Opens the store for a new life: every route gets its lane, empty lanes of other routes are given up.
     pub fn open(&mut self, routes: &[(&str, &str)]) -> Opened {
         self.epoch += 1;

@@ -185,7 +185,10 @@ impl World {
         let routes: Vec<_> =
             gateway.setup.routes.iter().map(|route| (route.name.clone(), upstream(route.upstream))).collect();
         let routes: Vec<_> = routes.iter().map(|(route, upstream)| (&**route, &**upstream)).collect();
-        let opened = self.disk.open(&routes);
+        let opened = match &mut self.real {
+            Some(real) => real.open(&mut self.disk, &routes)?,
+            None => self.disk.open(&routes),
+        };
         gateway.setup.epoch = opened.epoch;
         for (route, lane) in gateway.setup.routes.iter_mut().zip(opened.lanes.ids) {
             route.lane = lane;
@@ -226,7 +229,11 @@ impl World {
                 self.coverage.commits_torn += 1;
             }
         }
-        self.disk.crash(self.rng.bool());
+        match &mut self.real {
+            Some(real) if clean => real.close(),
+            Some(real) => real.cut(&self.disk, &mut self.rng)?,
+            None => self.disk.crash(self.rng.bool()),
+        }
         for upstream in 0..self.brokers.len() {
             let queued = self.brokers.get(upstream).map_or(0, |broker| broker.queue.len());
             let arrived = self.rng.usize(..=queued);

@@ -26,6 +26,7 @@ use super::payload::{self, Key};
 use super::retained::Retained;
 use super::subscribers::Subscribers;
 use super::upstream::Handed;
+use crate::powercut::{Ledger, Mark};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -139,6 +140,8 @@ pub(crate) struct Oracle {
     pub(crate) observing: Observing,
     /// What was protected under which nonce.
     pub(crate) nonces: Nonces,
+    /// Where it is written down what the world is told, for power cuts that come later.
+    pub(crate) ledger: Option<Ledger>,
     /// Commits that were ordered and not answered.
     ordered: VecDeque<Arc<Batch>>,
     /// Steps of the engine so far.
@@ -186,6 +189,7 @@ impl Oracle {
             subscribers: Subscribers::default(),
             observing: Observing::default(),
             nonces: Nonces::default(),
+            ledger: None,
             ordered: VecDeque::new(),
             step: 0,
             inserts: 0,
@@ -285,7 +289,19 @@ impl Oracle {
             broken!("P1: {how} for {key}, which was never made");
         };
         record.acked = true;
-        self.retained.acknowledged(key, &record.topic, how)?;
+        let retained = self.retained.acknowledged(key, &record.topic, how);
+        if let Some(ledger) = &self.ledger {
+            // The power cuts judge.
+            let (needs, ids) = (record.required.clone(), record.ids.clone());
+            ledger.mark(Mark::Acknowledged { key, needs, ids, how: how.to_owned() });
+            let topic = record.topic.as_str().to_owned();
+            if let Some(reception) = self.retained.reception(key, &topic) {
+                ledger.mark(Mark::Retained { topic, reception });
+            }
+            self.subscribers.owed(key).for_each(|device| ledger.mark(Mark::Owed { device, key }));
+            return Ok(());
+        }
+        retained?;
         if safe {
             return Ok(());
         }
@@ -329,6 +345,9 @@ impl Oracle {
         else {
             broken!("d{device} gets {key}, which was never made");
         };
+        if let Some(ledger) = &self.ledger {
+            ledger.mark(Mark::Got { device, key });
+        }
         // Datagrams may overtake one another.
         let ordered = record.exchanges.is_empty();
         self.subscribers.got(device, key, record.topic.as_str(), record.qos, ordered)
@@ -358,7 +377,11 @@ impl Oracle {
             broken!("P4: {key} gets {id:?} in epoch {epoch}");
         }
         record.ids.push(id);
+        let qos = record.qos;
         self.ids.insert(id, key);
+        if let Some(ledger) = &self.ledger {
+            ledger.mark(Mark::Named { id, key, qos });
+        }
         Ok(key)
     }
 
@@ -485,6 +508,9 @@ impl Oracle {
         let lane = publication.routing_key.strip_prefix('r').and_then(|rest| rest.split_once('.'));
         let lane = LaneId(lane.and_then(|(lane, _)| lane.parse().ok()).unwrap_or(u16::MAX));
         let at = (lane, key.device, message.id);
+        if let Some(ledger) = &self.ledger {
+            ledger.mark(Mark::Taken { lane, id: message.id });
+        }
         let copy = self.copies.entry(at).or_default();
         copy.arrivals += 1;
         if copy.arrivals > 1 {
@@ -604,6 +630,20 @@ impl Oracle {
             copy.safe = true;
             copy.buried = true;
         }
+    }
+
+    /// The messages whose device has lost its state, or began a new session, while they were under way.
+    pub(crate) fn excused(&self) -> BTreeSet<Key> {
+        let of_device = |(device, records): (u16, &Vec<Record>)| {
+            let excused = (0..).zip(records).filter(|(_, record)| record.excused);
+            excused.map(|(number, _)| Key { device, number }).collect::<Vec<_>>()
+        };
+        (0..).zip(&self.records).flat_map(of_device).collect()
+    }
+
+    /// For each topic its messages to be retained, each with its last reception.
+    pub(crate) fn receptions(&self) -> BTreeMap<String, BTreeMap<Key, u64>> {
+        self.retained.receptions()
     }
 
     /// The end, when everything is quiet: P2, and what of P3 and P4 needs the whole story.

@@ -41,6 +41,8 @@ pub(crate) struct Plan {
     pub(crate) faults: Faults,
     /// A commit's time on a healthy medium.
     pub(crate) commit_time: Range<u64>,
+    /// The number that the store gives its first lane.
+    pub(crate) first_lane: u16,
 }
 
 /// One device.
@@ -180,7 +182,34 @@ impl Plan {
         }
         let slow_medium = !calm && rng.u8(..3) == 0;
         let commit_time = if slow_medium { 20 * MS..400 * MS } else { 500..6 * MS };
-        Self { calm, horizon, setup, devices, faults, commit_time }
+        Self { calm, horizon, setup, devices, faults, commit_time, first_lane: 0 }
+    }
+
+    /// For the real store under power cuts: short, busy, often cut; the medium itself is sound.
+    pub(crate) fn for_power_cuts(&mut self, rng: &mut Rng) {
+        self.calm = false;
+        self.horizon = rng.u64(SECOND / 2..3 * SECOND);
+        self.first_lane = 1;
+        for (lane, route) in (1..).zip(&mut self.setup.routes) {
+            route.lane = LaneId(lane);
+            route.routing_key = Some(format!("r{lane}.{{device}}.{{topic}}"));
+        }
+        // Observers write nothing, and how long they wait was planned for other faults.
+        self.devices.retain(|device| !matches!(device.protocol, Protocol::Observer(_)));
+        for device in &mut self.devices {
+            device.messages = rng.u32(8..40);
+            device.interval = 0..rng.u64(MS..60 * MS);
+            device.begins = 0;
+        }
+        let faults = &mut self.faults;
+        faults.crash_steps = rng.u64(60..400);
+        (faults.disk, faults.damage, faults.reload) = (0, 0, 0);
+        if faults.mood == 0 || faults.mood > SECOND {
+            faults.mood = rng.u64(100 * MS..SECOND);
+        }
+        if faults.delay == 0 {
+            faults.delay = 20 * MS;
+        }
     }
 }
 

@@ -35,7 +35,7 @@ impl History {
 pub(super) struct Retained(BTreeMap<String, History>);
 
 /// The topic and the message of a record; `None` when it is another record.
-fn read(key: &RecordKey, value: &[u8]) -> Option<(String, Key)> {
+pub(crate) fn read(key: &RecordKey, value: &[u8]) -> Option<(String, Key)> {
     if key.kind != RecordKind::Retained {
         return None;
     }
@@ -69,6 +69,18 @@ impl Retained {
         Err(Violation(format!(
             "P1: {how} for {key}, whose retained copy is not safe; {topic} has {durable:?}"
         )))
+    }
+
+    /// The reception that a message to be retained had first; `None` for another.
+    pub(super) fn reception(&self, key: Key, topic: &str) -> Option<u64> {
+        Some(self.0.get(topic)?.messages.get(&key)?.0)
+    }
+
+    /// For each topic its messages, each with its last reception.
+    pub(super) fn receptions(&self) -> BTreeMap<String, BTreeMap<Key, u64>> {
+        let last =
+            |history: &History| history.messages.iter().map(|(key, (_, last))| (*key, *last)).collect();
+        self.0.iter().map(|(topic, history)| (topic.clone(), last(history))).collect()
     }
 
     /// The engine gives this out as a topic's value.

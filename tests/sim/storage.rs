@@ -1,8 +1,10 @@
-//! The gateway's store worker: carries out one order after the other on the model disk, takes its time, and reports.
+//! The gateway's store worker: carries out one order after the other on the model disk, and on the real store where there is one
+//! beneath it, takes its time, and reports.
 //! Decides nothing about what is stored.
 
 use super::disk::Condition;
 use super::gateway::{Job, Work};
+use super::oracle::Held;
 use super::plan::MS;
 use super::world::{Event, World};
 use tidegate::store::Store;
@@ -39,15 +41,19 @@ impl World {
         self.clock.after(time, Event::StoreDone { life });
     }
 
-    pub(crate) fn store_synced(&mut self) {
+    pub(crate) fn store_synced(&mut self) -> Held {
+        if let Some(real) = &mut self.real {
+            real.commit(&self.disk)?;
+        }
         self.disk.sync();
+        Ok(())
     }
 
-    pub(crate) fn store_done(&mut self) {
+    pub(crate) fn store_done(&mut self) -> Held {
         let fault = || StoreFault::Failed("the medium does not answer".into());
         match self.gateway.work.take() {
             Some(Work::Commit { batch }) => {
-                self.disk.sync();
+                self.store_synced()?;
                 self.report(Input::Committed { batch });
             }
             Some(Work::Failed { batch, fault }) => self.report(Input::CommitFailed { batch, fault }),
@@ -56,7 +62,11 @@ impl World {
                 self.report(Input::LoadFailed { lane, fault: fault() });
             }
             Some(Work::Load { lane, after, messages, bytes }) => {
-                let input = match self.disk.load(lane, after, messages, bytes) {
+                let loaded = match &mut self.real {
+                    Some(real) => real.load(lane, after, messages, bytes),
+                    None => self.disk.load(lane, after, messages, bytes),
+                };
+                let input = match loaded {
                     Ok(page) => Input::Loaded {
                         lane,
                         messages: page.messages,
@@ -70,5 +80,6 @@ impl World {
             None => {}
         }
         self.work_store();
+        Ok(())
     }
 }

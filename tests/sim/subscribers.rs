@@ -63,6 +63,17 @@ impl Subscribers {
         }
     }
 
+    /// The devices that are owed this message, and have not got it.
+    pub(crate) fn owed(&self, key: Key) -> impl Iterator<Item = u16> {
+        let owed = self.0.iter().filter(move |(_, s)| !s.excused && s.owed.contains(&key));
+        owed.filter(move |(_, s)| !s.got.contains_key(&key)).map(|(device, _)| *device)
+    }
+
+    /// The devices to which nothing is promised any more.
+    pub(crate) fn forgetful(&self) -> BTreeSet<u16> {
+        self.0.iter().filter(|(_, subscriber)| subscriber.excused).map(|(device, _)| *device).collect()
+    }
+
     /// The engine receives a message for the first time.
     pub(crate) fn received(&mut self, key: Key, qos: u8) {
         for subscriber in self.0.values_mut().filter(|s| s.granted && s.qos.min(qos) > 0) {

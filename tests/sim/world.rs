@@ -11,6 +11,7 @@ use super::oracle::{Held, Oracle, Violation};
 use super::plan::{MS, Plan, Protocol, SECOND};
 use super::trace::Trace;
 use super::upstream::Broker;
+use crate::powercut::Real;
 use bytes::Bytes;
 use fastrand::Rng;
 use std::collections::BTreeMap;
@@ -107,6 +108,8 @@ pub(crate) struct World {
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
     pub(crate) mutant: Option<Mutant>,
+    /// The real store, on a medium whose power can be cut, when it is that which is to be proved.
+    pub(crate) real: Option<Real>,
     /// No more faults.
     pub(crate) healed: bool,
     /// Until when the medium does not answer.
@@ -115,24 +118,30 @@ pub(crate) struct World {
 }
 
 impl World {
-    fn new(seed: u64, mutant: Option<Mutant>, traced: bool) -> Self {
+    fn new(seed: u64, mutant: Option<Mutant>, real: Option<Real>, traced: bool) -> Self {
         let mut rng = Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
-        let plan = Plan::new(&mut rng);
+        let mut plan = Plan::new(&mut rng);
+        if real.is_some() {
+            plan.for_power_cuts(&mut rng);
+        }
         let devices: Vec<Device> =
             (0..).zip(&plan.devices).map(|(index, plan)| Device::new(index, plan, &mut rng)).collect();
         let brokers = plan.setup.upstreams.iter().map(|_| Broker::new(plan.faults.poison)).collect();
+        let mut oracle = Oracle::new(plan.setup.clone(), devices.len());
+        oracle.ledger = real.as_ref().map(Real::ledger);
         let mut world = Self {
             clock: Clock::new(),
             gateway: Gateway::new(plan.setup.clone()),
-            disk: Disk::default(),
+            disk: Disk::with_lanes_from(plan.first_lane),
             brokers,
             ports: (0..).take(devices.len()).map(Port::new).collect(),
             connections: BTreeMap::new(),
-            oracle: Oracle::new(plan.setup.clone(), devices.len()),
+            oracle,
             devices,
             coverage: Coverage::default(),
             trace: Trace::new(traced),
             mutant,
+            real,
             healed: false,
             stalled_until: 0,
             quiet: false,
@@ -165,7 +174,19 @@ impl World {
 
     /// Lives one seed through.
     pub(crate) fn run(seed: u64, mutant: Option<Mutant>, traced: bool) -> Report {
-        let mut world = Self::new(seed, mutant, traced);
+        let mut world = Self::new(seed, mutant, None, traced);
+        world.live()
+    }
+
+    /// Lives one seed through on a real store; the world is left as it is in the end.
+    pub(crate) fn run_on(seed: u64, mutant: Option<Mutant>, real: Real, traced: bool) -> (Report, Self) {
+        let mut world = Self::new(seed, mutant, Some(real), traced);
+        let report = world.live();
+        (report, world)
+    }
+
+    fn live(&mut self) -> Report {
+        let world = self;
         let mut events = 0;
         let result = loop {
             events += 1;
@@ -191,7 +212,7 @@ impl World {
             settled_in: world.clock.now().saturating_sub(world.plan.horizon),
             events,
             lines: std::mem::take(&mut world.trace).into_lines(),
-            coverage: world.coverage,
+            coverage: std::mem::take(&mut world.coverage),
         }
     }
 
@@ -201,8 +222,8 @@ impl World {
             Event::Start => self.start()?,
             Event::Run { life } if life == self.gateway.life => self.run_driver()?,
             Event::Tick { life, at } if life == self.gateway.life => self.tick(at),
-            Event::Synced { life } if life == self.gateway.life => self.store_synced(),
-            Event::StoreDone { life } if life == self.gateway.life => self.store_done(),
+            Event::Synced { life } if life == self.gateway.life => self.store_synced()?,
+            Event::StoreDone { life } if life == self.gateway.life => self.store_done()?,
             Event::Arrive { upstream, connection } => self.arrive(upstream, connection)?,
             Event::Settle { upstream, connection, tag, outcome } => {
                 self.settle(upstream, connection, tag, outcome);

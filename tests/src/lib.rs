@@ -22,5 +22,8 @@ pub mod tls;
 pub mod uninterrupted;
 pub mod wait;
 
+#[path = "../powercut/mod.rs"]
+pub mod powercut;
+
 #[path = "../sim/mod.rs"]
 pub mod sim;

@@ -85,6 +85,16 @@ fn an_empty_mount_point_and_a_start_that_was_cut_short_are_ours() {
 }
 
 #[test]
+fn a_lock_file_that_a_power_cut_left_without_its_bytes_is_ours() {
+    let dir = TempDir::new().unwrap();
+    drop(open(dir.path(), ROUTES, sizes()).unwrap());
+    let lock = fs::read(dir.path().join("lock")).unwrap();
+    fs::write(dir.path().join("lock"), vec![0; lock.len()]).unwrap();
+    drop(open(dir.path(), ROUTES, sizes()).unwrap());
+    assert_eq!(fs::read(dir.path().join("lock")).unwrap(), lock);
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_says_so() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");

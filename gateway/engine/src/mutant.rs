@@ -58,10 +58,17 @@ pub enum Mutant {
     StreamNotConfirmable,
     /// A request on a CoAP stream is answered although a later one has its token.
     OvertakenAnswered,
+    /// The store does not sync what it commits, only before it writes the WAL back.
+    SynchronousNormal,
+    /// The store commits each change of a batch on its own.
+    CommitParted,
 }
 
 impl Mutant {
-    /// All of them, in order.
+    /// Those of the store, in order: only a power cut shows them, and only under the real one.
+    pub const STORE: [Self; 2] = [Self::SynchronousNormal, Self::CommitParted];
+
+    /// All of the engine, in order.
     pub const ALL: [Self; 27] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,

@@ -1,19 +1,20 @@
 //! The store in SQLite: one file, one connection, one thread. WAL with `synchronous=FULL`, so that a commit is a sync; the rows of
 //! all lanes in one table by ascending keys, without a second index; a checksum a row. The parts:
-//! `open` (start), `dir` (directory, lock, epoch), `lanes`, `commit`, `load`, `row` (encoding), `space` and `ballast` (a full
+//! `open` (start), `dir` (directory, lock, epoch), `files` (what these ask of the file system), `lanes`, `commit`, `load`, `row` (encoding), `space` and `ballast` (a full
 //! medium), `fault` (errors). Nobody else runs statements on the file.
 
 mod ballast;
 mod commit;
 mod dir;
 mod fault;
+pub mod files;
 mod lanes;
 mod load;
 mod open;
 mod row;
 mod space;
 
-pub use open::{OpenError, Opened, open};
+pub use open::{OpenError, Opened, open, open_on};
 
 use super::{Lanes, Page, Store};
 use crate::memory;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tidegate_engine::event::{Op, StoreFault};
 use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::mutant::{Mutant, Planted};
 
 /// SQLite's page, in bytes: that of the kernel and of most flash translation layers.
 const PAGE_BYTES: u64 = 4_096;
@@ -67,10 +69,14 @@ pub struct SqliteStore {
     names: BTreeMap<LaneId, String>,
     space: space::Space,
     dir: dir::DataDir,
+    planted: Planted,
 }
 
 impl SqliteStore {
     fn transact(&mut self, ops: &[Op]) -> Result<(), Fault> {
+        if self.planted.is(Mutant::CommitParted) && ops.len() > 1 {
+            return ops.iter().try_for_each(|op| self.transact(std::slice::from_ref(op)));
+        }
         // Statements that stay prepared: parsing these two costs as much as a row.
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let applied = commit::apply(&self.db, &self.names, ops);

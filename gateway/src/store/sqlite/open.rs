@@ -3,6 +3,7 @@
 
 use super::dir::{self, BALLAST, DataDir, Life};
 use super::fault::Fault;
+use super::files::{Files, System};
 use super::space::Space;
 use super::{Sizes, SqliteStore, lanes, row};
 use crate::store::{Lanes, Orphan};
@@ -13,9 +14,11 @@ use rusqlite::{Connection, DEFAULT_NAME, OpenFlags, OptionalExtension, Transacti
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tidegate_engine::event::{RecordKey, RecordKind, Recovered};
 use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::mutant::{Mutant, Planted};
 
 /// "Tide" in ASCII: `file` and SQLite's tools tell whose file this is.
 const APPLICATION_ID: i64 = 0x5469_6465;
@@ -106,18 +109,32 @@ pub struct Opened {
 /// # Errors
 /// [`OpenError`], whose text says what to do. A damaged database is no error: it is moved to `quarantine/`.
 pub fn open(dir: &Path, routes: &[(&str, &str)], sizes: Sizes) -> Result<Opened, OpenError> {
-    let dir = DataDir::claim(dir)?;
+    open_on(Arc::new(System), Planted::default(), dir, routes, sizes)
+}
+
+/// As [`open`], somewhere else than in the file system, and with what is planted in the store: for proofs of its safety.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_on(
+    files: Arc<dyn Files>,
+    planted: Planted,
+    dir: &Path,
+    routes: &[(&str, &str)],
+    sizes: Sizes,
+) -> Result<Opened, OpenError> {
+    let dir = DataDir::claim(files, dir)?;
+    let prepare = |path, life| prepare(dir.files(), planted, path, life, routes, sizes);
     let life = dir.life()?;
     let path = dir.create_database()?;
     let mut quarantined = None;
-    let mut found =
-        if dir.is_marked_damaged() { Err(Failure::Damaged) } else { prepare(&path, life, routes, sizes) };
+    let mut found = if dir.is_marked_damaged() { Err(Failure::Damaged) } else { prepare(&path, life) };
     if found.as_ref().err().is_some_and(Failure::is_corruption) {
         let to = dir.quarantine(life.map_or(0, |life| life.epoch))?;
         tracing::error!(moved_to = %to.display(), "the database is damaged; going on with a new one");
         quarantined = Some(to);
         dir.create_database()?;
-        found = prepare(&path, life, routes, sizes);
+        found = prepare(&path, life);
     }
     let found = found.map_err(|failure| match failure {
         Failure::Open(error) => error,
@@ -128,7 +145,7 @@ pub fn open(dir: &Path, routes: &[(&str, &str)], sizes: Sizes) -> Result<Opened,
 
     // The epoch moves on, durably, before anything is accepted in this life.
     let epoch = match last_epoch.max(life.map_or(0, |life| life.epoch)) {
-        0 => dir::random_epoch()?,
+        0 => dir::random_epoch(dir.files())?,
         last => last + 1,
     };
     let life = Life { epoch, last: state.last.0 };
@@ -144,11 +161,11 @@ pub fn open(dir: &Path, routes: &[(&str, &str)], sizes: Sizes) -> Result<Opened,
     db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch.cast_signed()])
         .map_err(|error| OpenError::Database { path: path.clone(), text: error.to_string() })?;
 
-    let space = Space::new(&db, sizes, &dir.path().join(BALLAST))
+    let space = Space::new(&db, sizes, dir.files(), &dir.path().join(BALLAST))
         .map_err(|fault| OpenError::Database { path: path.clone(), text: fault.to_string() })?;
     let lanes::State { lanes: Lanes { ids, orphans }, states, last, names } = state;
     Ok(Opened {
-        store: SqliteStore { db, names, space, dir },
+        store: SqliteStore { db, names, space, dir, planted },
         recovered: Recovered { lanes: states, last, records },
         epoch,
         lanes: ids,
@@ -193,6 +210,8 @@ impl<E: Into<Fault>> From<E> for Failure {
 
 /// Everything that reads the database: whatever of it finds damage, the file goes to quarantine.
 fn prepare(
+    files: &dyn Files,
+    planted: Planted,
     path: &Path,
     life: Option<Life>,
     routes: &[(&str, &str)],
@@ -201,8 +220,11 @@ fn prepare(
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
-    let mut db = Connection::open_with_flags(path, flags)?;
-    match examine(&mut db, path, life, routes, sizes) {
+    let mut db = match files.vfs() {
+        None => Connection::open_with_flags(path, flags)?,
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
+    };
+    match examine(&mut db, planted, path, life, routes, sizes) {
         Ok((state, last_epoch, records, damaged_records)) => {
             Ok(Prepared { db, state, last_epoch, records, damaged_records })
         }
@@ -218,6 +240,7 @@ type Examined = (lanes::State, u64, Vec<(RecordKey, Bytes)>, u64);
 
 fn examine(
     db: &mut Connection,
+    planted: Planted,
     path: &Path,
     life: Option<Life>,
     routes: &[(&str, &str)],
@@ -235,7 +258,7 @@ fn examine(
     if version > SCHEMA_VERSION {
         return Err(Failure::Open(OpenError::Newer { path: path.to_path_buf(), found: version }));
     }
-    set_pragmas(db, path, sizes)?;
+    set_pragmas(db, planted, path, sizes)?;
     if empty {
         make_schema(db, life)?;
     }
@@ -250,7 +273,7 @@ fn examine(
 }
 
 /// Sets what safety and speed rest on, and reads it back: SQLite ignores in silence what it cannot do.
-fn set_pragmas(db: &Connection, path: &Path, sizes: Sizes) -> Result<(), Failure> {
+fn set_pragmas(db: &Connection, planted: Planted, path: &Path, sizes: Sizes) -> Result<(), Failure> {
     let _ = db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     // (name, set to, read back as)
     let pages = sizes.file_pages().to_string();
@@ -259,7 +282,11 @@ fn set_pragmas(db: &Connection, path: &Path, sizes: Sizes) -> Result<(), Failure
         ("auto_vacuum", "NONE", "0"),
         ("journal_mode", "WAL", "wal"),
         // Acknowledged means synced: NORMAL loses acknowledged rows in a power cut.
-        ("synchronous", "FULL", "2"),
+        if planted.is(Mutant::SynchronousNormal) {
+            ("synchronous", "NORMAL", "1")
+        } else {
+            ("synchronous", "FULL", "2")
+        },
         // A mapped page changes under SQLite when memory is overwritten, and an I/O error becomes a signal.
         ("mmap_size", "0", "0"),
         // The writer thread checkpoints when nobody waits.

@@ -4,6 +4,7 @@
 use super::Sizes;
 use super::ballast::Ballast;
 use super::fault::Fault;
+use super::files::Files;
 use rusqlite::wal::CheckpointMode;
 use rusqlite::{Connection, DEFAULT_NAME};
 use std::io;
@@ -28,11 +29,16 @@ pub(super) struct Space {
 }
 
 impl Space {
-    pub(super) fn new(db: &Connection, sizes: Sizes, ballast: &Path) -> Result<Self, Fault> {
+    pub(super) fn new(
+        db: &Connection,
+        sizes: Sizes,
+        files: &dyn Files,
+        ballast: &Path,
+    ) -> Result<Self, Fault> {
         let open = |error: io::Error| Fault::Refused(format!("cannot open {}: {error}", ballast.display()));
         let wal_pages = i32::try_from(sizes.wal_bytes / super::PAGE_BYTES).unwrap_or(i32::MAX);
         let mut space = Self {
-            ballast: Ballast::open(ballast, sizes.ballast_bytes).map_err(open)?,
+            ballast: Ballast::open(files, ballast, sizes.ballast_bytes).map_err(open)?,
             file_pages: sizes.file_pages(),
             wal_pages,
             write_back_at: wal_pages,
