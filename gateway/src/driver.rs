@@ -304,7 +304,8 @@ impl<S: Store + Send + 'static> Driver<S> {
     fn wait(&mut self, cx: &mut Context<'_>, inputs: &mut Vec<Input>) -> Heard {
         self.bell.listen();
         let heard = self.hear(cx, inputs);
-        let at_once = heard.something() || self.lines.stirred() || !self.datagrams.is_empty();
+        let sparing = self.parts.engine.has_enough();
+        let at_once = heard.something() || self.lines.stirred(sparing) || !self.datagrams.is_empty();
         let longest = if at_once { Some(Duration::ZERO) } else { self.until_due() };
         let rang = self.sleep(longest);
         if rang && !heard.something() { self.hear(cx, inputs) } else { heard }
@@ -365,11 +366,16 @@ impl<S: Store + Send + 'static> Driver<S> {
         }
     }
 
-    /// Reads every connection that has something, once, as far as the time of a round goes.
+    /// Reads every connection that has something, once, as far as the time of a round goes; those who send much only while the
+    /// engine has not enough for a commit.
     fn read(&mut self, now: Now) {
         let began = StdInstant::now();
-        for _ in 0..self.lines.readable() {
-            match self.lines.read() {
+        for _ in 0..self.lines.readable(false) {
+            let sparing = self.parts.engine.has_enough();
+            if self.lines.readable(sparing) == 0 {
+                return;
+            }
+            match self.lines.read(sparing) {
                 Some(Taken::Bytes(conn, bytes)) => {
                     self.stats.inputs += 1;
                     self.stats.received_bytes += bytes.len() as u64;

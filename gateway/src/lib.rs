@@ -12,6 +12,7 @@ pub mod listen;
 pub mod logging;
 mod memory;
 pub mod notify;
+mod priority;
 mod run;
 pub mod senml;
 pub mod store;

@@ -18,6 +18,7 @@ use crate::listen::handshake::{Door, Protocol, Spoken, Transport};
 use crate::listen::{BindError, accept, dtls, serial};
 use crate::memory;
 use crate::notify;
+use crate::priority;
 use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
 use crate::store::writer::{OrderError, StopError, Writer};
 use crate::upstream::{self, StartError};
@@ -93,6 +94,8 @@ pub fn run(config: Config, read_again: impl FnMut() -> Result<Config, Mistakes>)
         .map_err(|source| RunError::System { what: "an event loop", source })?;
     let ended = runtime.block_on(async {
         let gateway = Gateway::start(config)?;
+        // The threads for messages have been started.
+        priority::give_way(priority::DOOR);
         gateway.live(read_again, panics).await
     });
     // Nothing that is still running may hold up the end.

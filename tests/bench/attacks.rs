@@ -2,12 +2,13 @@
 //! run, and the processor time of the gateway meanwhile. The attacks are those of `tests/attacks`, which holds the gateway to
 //! everything that needs no clock.
 
+use crate::beside::Beside;
 use crate::process::cpu;
 use std::io;
 use std::panic::resume_unwind;
+use std::process::Command;
 use std::time::{Duration, Instant};
-use tidegate_tests::attacks::{Arena, Bystander, CASES, Case};
-use tidegate_tests::wait::wait_for;
+use tidegate_tests::attacks::{Arena, CASES, Case};
 
 /// The rule: an attack may at most double the device's 99th percentile.
 const RATIO_MOST: f64 = 2.0;
@@ -19,9 +20,6 @@ const GUESSING: &str = "A11";
 /// Acknowledgement times that a percentile is taken of, at the least: the attack is repeated until there are so many.
 const SAMPLES: usize = 1_000;
 const SAMPLES_SHORT: usize = 100;
-
-/// The longest that a device waits for them.
-const WITHIN: Duration = Duration::from_secs(60);
 
 /// An honest device beside each attack.
 #[derive(Clone, Debug, clap::Args)]
@@ -77,43 +75,40 @@ impl Attacks {
 
 fn round(case: &Case, samples: usize) -> io::Result<Round> {
     let arena = Arena::start(case);
-    let bystander = arena.bystander();
+    let beside = Beside::start(&arena)?;
     let pids = [arena.gateway.pid()];
-    wait(&bystander, samples / 10);
-    let _ = bystander.latencies(); // The first ones are those of a gateway that has just begun.
-    wait(&bystander, samples);
-    let peace = p99(&bystander.latencies());
+    beside.wait(samples / 10)?;
+    let _ = beside.latencies(); // The first ones are those of a gateway that has just begun.
+    beside.wait(samples)?;
+    let peace = p99(&beside.latencies());
     let (used, began) = (cpu(&pids), Instant::now());
-    elsewhere(|| attack(case, &arena, &bystander, samples))?;
-    let attacked = p99(&bystander.latencies());
+    elsewhere(|| attack(case, &arena, &beside, samples))?;
+    let attacked = p99(&beside.latencies());
     let share = cpu(&pids).saturating_sub(used).as_secs_f64() / began.elapsed().as_secs_f64();
-    let _ = bystander.finish(); // What it was told is the tests' affair.
     Ok(Round { peace, attacked, share })
 }
 
 /// Attacks until the device has been acknowledged so often.
-fn attack(case: &Case, arena: &Arena, bystander: &Bystander, samples: usize) -> io::Result<()> {
+fn attack(case: &Case, arena: &Arena, beside: &Beside, samples: usize) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let until = bystander.acknowledged() + samples;
-    while bystander.acknowledged() < until {
+    while beside.acknowledged() < samples {
         runtime.block_on((case.attack)(arena));
     }
     Ok(())
 }
 
-/// Does what others would do on machines of their own: it, and the threads that it starts, take what the device and the gateway
-/// leave of this one.
+/// Does what others would do on machines of their own: it, and the threads that it starts, take what the gateway, the kernel's
+/// threads for the disk, and the device leave of this one (`SCHED_IDLE`; see sched(7)).
 pub(crate) fn elsewhere<T: Send>(does: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
-    let nicely = || {
-        rustix::process::nice(19)?;
+    let idly = || {
+        let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+        let done = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status()?;
+        if !done.success() {
+            return Err(io::Error::other(format!("chrt, of util-linux, ended with {done}")));
+        }
         does()
     };
-    std::thread::scope(|scope| scope.spawn(nicely).join()).unwrap_or_else(|panic| resume_unwind(panic))
-}
-
-fn wait(bystander: &Bystander, more: usize) {
-    let until = bystander.acknowledged() + more;
-    wait_for(WITHIN, || (bystander.acknowledged() >= until).then_some(()));
+    std::thread::scope(|scope| scope.spawn(idly).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 /// In milliseconds; of ascending times.

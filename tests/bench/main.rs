@@ -5,6 +5,7 @@
 
 mod attacks;
 mod backlog;
+mod beside;
 mod coap;
 mod compare;
 mod consumer;
@@ -52,6 +53,9 @@ enum Command {
     Attacks(attacks::Attacks),
     /// Ten times as many publishers as the gateway bears.
     Overload(overload::Overload),
+    /// The honest device of `attacks` and `overload`, which start it.
+    #[command(hide = true)]
+    Device(beside::Device),
 }
 
 fn main() -> ExitCode {
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Dtls(dtls) => dtls.run(),
         Command::Attacks(attacks) => attacks.run(),
         Command::Overload(overload) => overload.run(),
+        Command::Device(device) => device.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,11 +2,12 @@
 //! peak, and what that does to its memory and to a device with one message at a time.
 
 use crate::attacks::{elsewhere, p99};
+use crate::beside::Beside;
 use crate::process::rss_mib;
 use std::io;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
-use tidegate_tests::attacks::{Arena, Bystander, Case, Setting};
+use tidegate_tests::attacks::{Arena, Case, Setting};
 use tidegate_tests::fleet::{Fleet, Plan};
 
 /// Devices that bring the gateway to its peak, each with its window always full: more give no more.
@@ -59,13 +60,12 @@ struct Seen {
 impl Overload {
     pub(crate) fn run(&self) -> io::Result<()> {
         let arena = Arena::start(&CASE);
-        let bystander = arena.bystander();
+        let beside = Beside::start(&arena)?;
         sleep(SETTLING);
-        let peace = p99(&bystander.latencies());
+        let peace = p99(&beside.latencies());
         let lasting = Duration::from_secs(self.seconds);
-        let peak = publish(&arena, &bystander, DEVICES, PEAK.min(lasting))?;
-        let beyond = publish(&arena, &bystander, TIMES * DEVICES, lasting)?;
-        let _ = bystander.finish();
+        let peak = publish(&arena, &beside, DEVICES, PEAK.min(lasting))?;
+        let beyond = publish(&arena, &beside, TIMES * DEVICES, lasting)?;
         println!(
             "\npublishers   made safe/s   memory at first, at most (MiB)   p99 of a device with one message at a time (ms)"
         );
@@ -86,7 +86,7 @@ impl Overload {
 }
 
 /// Publishes from so many devices for so long, and sees to it that nothing was acknowledged that is not safe.
-fn publish(arena: &Arena, bystander: &Bystander, devices: usize, lasting: Duration) -> io::Result<Seen> {
+fn publish(arena: &Arena, beside: &Beside, devices: usize, lasting: Duration) -> io::Result<Seen> {
     let gateway = &arena.gateway;
     let (address, pid) = (gateway.mqtt, gateway.pid());
     let before = gateway.metric("tidegate_store_committed_rows_total");
@@ -101,7 +101,7 @@ fn publish(arena: &Arena, bystander: &Bystander, devices: usize, lasting: Durati
     fleet.allow(usize::MAX);
     sleep(SETTLING);
     let (began, begun, connected) = (Instant::now(), fleet.acknowledged(), fleet.reconnects());
-    let _ = bystander.latencies();
+    let _ = beside.latencies();
     let first = rss_mib(&[pid]);
     let mut most = first;
     while began.elapsed() < lasting {
@@ -120,5 +120,5 @@ fn publish(arena: &Arena, bystander: &Bystander, devices: usize, lasting: Durati
     if fleet.reconnects() > connected {
         println!("{} connections were lost", fleet.reconnects() - connected);
     }
-    Ok(Seen { per_second, memory: (first, most), p99: p99(&bystander.latencies()) })
+    Ok(Seen { per_second, memory: (first, most), p99: p99(&beside.latencies()) })
 }

@@ -65,6 +65,7 @@ pub(crate) struct Journal<W> {
     full: bool,
     commit_ops: usize,
     commit_bytes: usize,
+    commit_enough: usize,
     forgets_waiting: usize,
     forget_after: Duration,
     retry_after: Duration,
@@ -83,6 +84,7 @@ impl<W> Journal<W> {
             full: false,
             commit_ops: 0,
             commit_bytes: 0,
+            commit_enough: 0,
             forgets_waiting: 0,
             forget_after: Duration::ZERO,
             retry_after: Duration::ZERO,
@@ -94,6 +96,7 @@ impl<W> Journal<W> {
     pub(crate) fn set_limits(&mut self, limits: &Limits) {
         self.commit_ops = limits.commit_ops.max(1);
         self.commit_bytes = limits.commit_bytes;
+        self.commit_enough = limits.commit_enough;
         self.forgets_waiting = limits.forgets_waiting;
         self.forget_after = limits.forget_after;
         self.retry_after = limits.commit_retry_after;
@@ -124,6 +127,11 @@ impl<W> Journal<W> {
     /// A commit runs, and there is enough for another.
     pub(crate) fn is_behind(&self) -> bool {
         self.running.is_some() && !self.items.is_empty()
+    }
+
+    /// A commit runs, and the next will have so many changes that more would only wait.
+    pub(crate) fn has_enough(&self) -> bool {
+        self.running.is_some() && self.items.len() >= self.commit_enough
     }
 
     /// Nothing waits and nothing runs.

@@ -242,6 +242,13 @@ impl Engine {
         .min()
     }
 
+    /// Whether the next commit, while one runs, has enough: who sends much can wait until it is ordered, and nobody else then
+    /// waits for long.
+    #[must_use]
+    pub fn has_enough(&self) -> bool {
+        self.journal.has_enough()
+    }
+
     /// Everything counted.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -158,6 +158,9 @@ pub struct Limits {
     pub commit_ops: usize,
     /// Bytes gathered into one commit at the most.
     pub commit_bytes: usize,
+    /// Changes that wait for the next commit, while one runs, from which on those who send much are not read: a larger group
+    /// is hardly faster, and who has one message waits for all of it.
+    pub commit_enough: usize,
     /// Delivered rows whose removal may wait for the next commit: the most that a crash sends again.
     pub forgets_waiting: usize,
     /// The longest that the removal of delivered rows waits for a commit to ride on.
@@ -252,6 +255,7 @@ impl Default for Limits {
             spool_bytes: 1 << 30,
             commit_ops: 4_096,
             commit_bytes: 4 << 20,
+            commit_enough: 512,
             forgets_waiting: 4_096,
             forget_after: Duration::from_secs(1),
             commit_retry_after: Duration::from_secs(1),

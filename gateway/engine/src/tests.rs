@@ -184,6 +184,21 @@ fn a_commit_that_is_no_longer_needed_does_not_keep_the_gateway_awake() {
 }
 
 #[test]
+fn the_next_commit_has_enough_at_its_bound_until_it_is_ordered() {
+    let mut setup = setup(vec![route(LANE, "#", Durability::Disk)]);
+    setup.limits.commit_enough = 2;
+    let mut bench = Bench::new(setup, Recovered::default());
+    let batch = commits(&bench.post(1))[0].id;
+    bench.post(2);
+    assert!(!bench.engine.has_enough());
+    bench.post(3);
+    assert!(bench.engine.has_enough());
+    let next = bench.on(Input::Committed { batch });
+    assert_eq!(commits(&next)[0].ops.len(), 2);
+    assert!(!bench.engine.has_enough());
+}
+
+#[test]
 fn what_waits_in_a_lane_that_a_reload_brings_back_is_delivered_before_what_comes_now() {
     // At the start the route was not configured, and neither was the upstream of its messages: nobody loaded them.
     let recovered = Recovered { last: Seq(20), ..Recovered::default() };

@@ -4,6 +4,7 @@
 use super::password;
 use crate::inbox::Inbox;
 use crate::memory;
+use crate::priority;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
@@ -12,9 +13,6 @@ use tidegate_engine::id::ConnId;
 
 /// After a wrong password the thread rests for so many times as long as it took.
 const REST: u32 = 3;
-
-/// How much nicer than the others the thread is: whoever waits for an acknowledgement goes before whoever signs in slowly.
-const NICE: i32 = 10;
 
 /// Questions that may wait: more than the engine's bound (twice `Limits::verifications`).
 const QUESTIONS: usize = 256;
@@ -51,7 +49,7 @@ impl Verifier {
 }
 
 fn answer(questions: &Receiver<Question>, inbox: &Inbox) {
-    let _ = rustix::process::nice(NICE); // Of this thread alone, on Linux; it works without, too.
+    priority::give_way(priority::PASSWORDS);
     while let Ok(Question { conn, secret, password }) = questions.recv() {
         let began = Instant::now();
         let genuine = password::verify(&secret, &password.0);

@@ -210,20 +210,20 @@ impl Lines {
     }
 
     /// Whether a line can be read or written of which the poller will not tell again: it has more than one piece to say, or is a
-    /// wrapped stream.
-    pub(super) fn stirred(&mut self) -> bool {
+    /// wrapped stream. With `sparing` those that send much are left alone.
+    pub(super) fn stirred(&mut self, sparing: bool) -> bool {
         self.writable.take(&mut self.resumable);
-        !self.resumable.is_empty() || self.turns.len() > 0
+        !self.resumable.is_empty() || self.readable(sparing) > 0
     }
 
     /// Lines that are to be read in this round: those that have still more come again in the next.
-    pub(super) fn readable(&self) -> usize {
-        self.turns.len()
+    pub(super) fn readable(&self, sparing: bool) -> usize {
+        self.turns.len(sparing)
     }
 
     /// Reads the next of them.
-    pub(super) fn read(&mut self) -> Option<Taken> {
-        let conn = self.turns.next()?;
+    pub(super) fn read(&mut self, sparing: bool) -> Option<Taken> {
+        let conn = self.turns.next(sparing)?;
         let Some(line) = self.lines.get_mut(&conn) else {
             self.discard(conn);
             return None;
@@ -374,7 +374,8 @@ fn list(turns: &mut Turns, conn: ConnId, line: &mut Line) {
         && !socket.listed
     {
         socket.listed = true;
-        turns.list(conn, socket.greedy);
+        // Nobody waits for what is said to one that has ended: hundreds that end at once hold up no device.
+        turns.list(conn, socket.greedy || socket.ended);
     }
 }
 
@@ -426,7 +427,7 @@ mod tests {
         let mut read = [0; 8];
         let mut got = peer.read(&mut read).await.unwrap();
         while got < read.len() {
-            assert!(lines.stirred(), "reading made room");
+            assert!(lines.stirred(false), "reading made room");
             lines.resume(&mut facts);
             got += peer.read(&mut read[got..]).await.unwrap();
         }

@@ -1,5 +1,5 @@
-//! Whose turn it is to be read: sockets that say little go before those that say much, as flows do in FQ-CoDel (RFC 8290 section
-//! 4.2), so that no device waits behind a flood. It knows no socket and decides nothing else.
+//! Whose turn it is to be read: sockets that say little go before those that say much or have ended, as flows do in FQ-CoDel
+//! (RFC 8290 section 4.2), so that no device waits behind a flood. It knows no socket and decides nothing else.
 
 use std::collections::VecDeque;
 use tidegate_engine::id::ConnId;
@@ -13,37 +13,40 @@ const TURNS: u32 = 16;
 /// The sockets to be read.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    sparse: VecDeque<ConnId>,
-    greedy: VecDeque<ConnId>,
-    /// Turns that the greedy have let pass.
+    first: VecDeque<ConnId>,
+    later: VecDeque<ConnId>,
+    /// Turns that those of `later` have let pass.
     passed: u32,
 }
 
 impl Turns {
-    /// Whether a socket that said so much at its last turn waits with the greedy the next time.
+    /// Whether a socket that said so much at its last turn waits with the others the next time.
     pub(super) fn is_much(bytes: usize) -> bool {
         bytes > MUCH_BYTES
     }
 
-    /// Notes that a socket is to be read.
-    pub(super) fn list(&mut self, conn: ConnId, greedy: bool) {
-        if greedy { self.greedy.push_back(conn) } else { self.sparse.push_back(conn) }
+    /// Notes that a socket is to be read; one that can wait lets others go first.
+    pub(super) fn list(&mut self, conn: ConnId, can_wait: bool) {
+        if can_wait { self.later.push_back(conn) } else { self.first.push_back(conn) }
     }
 
-    /// Takes the next.
-    pub(super) fn next(&mut self) -> Option<ConnId> {
-        let greedy_due = self.passed >= TURNS && !self.greedy.is_empty();
-        if greedy_due || self.sparse.is_empty() {
+    /// Takes the next; with `sparing` none of those that can wait.
+    pub(super) fn next(&mut self, sparing: bool) -> Option<ConnId> {
+        if sparing {
+            return self.first.pop_front();
+        }
+        let later_due = self.passed >= TURNS && !self.later.is_empty();
+        if later_due || self.first.is_empty() {
             self.passed = 0;
-            return self.greedy.pop_front();
+            return self.later.pop_front();
         }
         self.passed += 1;
-        self.sparse.pop_front()
+        self.first.pop_front()
     }
 
-    /// How many wait.
-    pub(super) fn len(&self) -> usize {
-        self.sparse.len() + self.greedy.len()
+    /// How many wait; with `sparing` without those that can.
+    pub(super) fn len(&self, sparing: bool) -> usize {
+        self.first.len() + if sparing { 0 } else { self.later.len() }
     }
 }
 
@@ -59,14 +62,21 @@ mod tests {
             turns.list(ConnId(greedy), true);
         }
         turns.list(ConnId(10), false);
-        assert_eq!(turns.next(), Some(ConnId(10)), "it came last and says little");
+        assert_eq!(turns.next(false), Some(ConnId(10)), "it came last and says little");
         let mut served = Vec::new();
         for _ in 0..2 * TURNS {
             turns.list(ConnId(10), false);
-            served.extend(turns.next());
+            served.extend(turns.next(false));
         }
         assert!(served.contains(&ConnId(1)), "a crowd of small ones starves nobody");
-        let left = std::iter::from_fn(|| turns.next()).last();
-        assert_eq!((left, turns.len()), (Some(ConnId(3)), 0), "the greedy in their order");
+        turns.list(ConnId(10), false);
+        let spared: Vec<_> = std::iter::from_fn(|| turns.next(true)).collect();
+        assert_eq!(
+            (spared, turns.len(true)),
+            (vec![ConnId(10)], 0),
+            "the greedy wait for as long as it is said"
+        );
+        let left = std::iter::from_fn(|| turns.next(false)).last();
+        assert_eq!((left, turns.len(false)), (Some(ConnId(3)), 0), "the greedy in their order");
     }
 }

@@ -47,8 +47,9 @@ impl<'a> Subscription<'a> {
         }
     }
 
-    fn read(reader: &mut Reader<'a>, version: Version) -> Result<Self, Error> {
-        let filter = text::topic_filter(reader.binary()?, version.is_v5())?;
+    /// `filter` reads the filter's bytes: with all checks, or without, where they were done before.
+    fn read(reader: &mut Reader<'a>, version: Version, filter: ReadFilter) -> Result<Self, Error> {
+        let filter = filter(reader.binary()?, version.is_v5())?;
         let options = reader.u8()?;
         let reserved = if version.is_v5() { 0xC0 } else { 0xFC };
         if options & reserved != 0 {
@@ -77,6 +78,8 @@ impl<'a> Subscription<'a> {
     }
 }
 
+type ReadFilter = fn(&[u8], bool) -> Result<&str, Error>;
+
 macro_rules! entries {
     ($(#[$doc:meta])* $name:ident, $item:ty, $read:expr, $write:expr) => {
         $(#[$doc])*
@@ -97,8 +100,9 @@ macro_rules! entries {
                     Source::List(list) => (Version::V5, Reader::new(&[]), list),
                 };
                 // The bytes were validated: an error here is their end.
-                let read: fn(&mut Reader<'a>, Version) -> Result<$item, Error> = $read;
-                core::iter::from_fn(move || read(&mut reader, version).ok()).chain(list.iter().copied())
+                let read: fn(&mut Reader<'a>, Version, ReadFilter) -> Result<$item, Error> = $read;
+                let next = move || read(&mut reader, version, |bytes, _| text::known_filter(bytes)).ok();
+                core::iter::from_fn(next).chain(list.iter().copied())
             }
 
             pub(super) fn read(reader: Reader<'a>, version: Version) -> Result<Self, Error> {
@@ -107,9 +111,9 @@ macro_rules! entries {
                 if reader.is_empty() {
                     return Err(Error::NoEntries);
                 }
-                let read: fn(&mut Reader<'a>, Version) -> Result<$item, Error> = $read;
+                let read: fn(&mut Reader<'a>, Version, ReadFilter) -> Result<$item, Error> = $read;
                 while !reader.is_empty() {
-                    read(&mut reader, version)?;
+                    read(&mut reader, version, text::topic_filter)?;
                 }
                 Ok(Self(Source::Wire(version, bytes)))
             }
@@ -146,6 +150,6 @@ entries! {
 entries! {
     /// The topic filters of UNSUBSCRIBE.
     Filters, &'a str,
-    |reader, version| text::topic_filter(reader.binary()?, version.is_v5()),
+    |reader, version, filter| filter(reader.binary()?, version.is_v5()),
     |filter, _, sink| sink.binary(filter.as_bytes())
 }

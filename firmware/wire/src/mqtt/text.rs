@@ -56,14 +56,25 @@ pub fn is_topic_name(name: &str) -> bool {
 /// Shared subscriptions are not looked into: see [`split_shared`].
 #[must_use]
 pub fn is_topic_filter(filter: &str) -> bool {
-    if filter.is_empty() || filter.len() > usize::from(u16::MAX) || filter.as_bytes().contains(&0) {
+    let bytes = filter.as_bytes();
+    if bytes.is_empty() || bytes.len() > usize::from(u16::MAX) || has_forbidden::<false>(bytes) {
         return false;
     }
-    let mut ended = false;
-    filter.as_bytes().split(|&b| b == b'/').all(|level| {
-        let was_ended = core::mem::replace(&mut ended, level == b"#");
-        !was_ended && (level.len() == 1 || !has_forbidden::<true>(level))
-    })
+    // A byte of `/` before and behind, and each wildcard stands between two.
+    let mut before = b'/';
+    let mut rest = bytes.iter().copied().peekable();
+    while let Some(byte) = rest.next() {
+        let fits = match byte {
+            b'#' => before == b'/' && rest.peek().is_none(),
+            b'+' => before == b'/' && rest.peek().is_none_or(|next| *next == b'/'),
+            _ => true,
+        };
+        if !fits {
+            return false;
+        }
+        before = byte;
+    }
+    true
 }
 
 /// Takes `$share/GROUP/FILTER` apart into group and filter (MQTT 5.0, 4.8.2); `Ok(None)` for any other filter.
@@ -80,6 +91,11 @@ pub fn split_shared(filter: &str) -> Result<Option<(&str, &str)>, Error> {
         }
         _ => Err(Error::TopicFilter),
     }
+}
+
+/// A topic filter that was validated before.
+pub(super) fn known_filter(bytes: &[u8]) -> Result<&str, Error> {
+    core::str::from_utf8(bytes).map_err(|_| Error::Utf8)
 }
 
 /// A topic filter from the wire. `shared` tells that the version has shared subscriptions.

@@ -5,7 +5,7 @@ use super::outbound::{Discarded, Next, Outbound, Received};
 use super::packets::Exchange;
 use super::parcel::Parcel;
 use super::slab::SessionKey;
-use super::subscriptions::{Granted, GroupKey, Match};
+use super::subscriptions::{Granted, GroupKey};
 use super::{Delivered, Mqtt, Shared, sys, write};
 use crate::id::DeviceId;
 use crate::message::{Message, Qos};
@@ -62,14 +62,13 @@ impl Mqtt {
     /// shares one.
     pub(super) fn fan_out(&mut self, now: Instant, handout: &mut Handout<'_>) {
         let mut found = std::mem::take(&mut self.matches);
-        found.clear();
         self.tree.matches(&handout.message.topic, &mut found);
-        found.sessions.sort_unstable_by_key(|(key, granted)| (*key, granted.id));
-        if found.sessions.len() > 1 {
+        let sessions = found.sessions();
+        if sessions.len() > 1 {
             self.shared.stencil.begin(handout.message);
         }
-        for matches in found.sessions.chunk_by(|(a, _), (b, _)| a == b) {
-            self.hand(now, handout, matches);
+        for (key, granted) in sessions {
+            self.hand(now, handout, key, granted);
         }
         self.shared.stencil.end();
         for group in &found.groups {
@@ -79,17 +78,19 @@ impl Mqtt {
     }
 
     /// Hands a message to one session by its subscriptions.
-    fn hand(&mut self, now: Instant, handout: &mut Handout<'_>, matches: &[Match]) {
-        let Some((key, session)) =
-            matches.first().and_then(|(key, _)| Some((*key, self.sessions.get(*key)?)))
-        else {
-            return;
-        };
+    fn hand<'a>(
+        &mut self,
+        now: Instant,
+        handout: &mut Handout<'_>,
+        key: SessionKey,
+        granted: impl Iterator<Item = &'a Granted>,
+    ) {
+        let Some(session) = self.sessions.get(key) else { return };
         if !session.may_receive(&handout.message.topic) {
             return;
         }
         let own = handout.from == Some(&session.client);
-        let wanted = matches.iter().map(|(_, granted)| granted).filter(|granted| !(own && granted.no_local));
+        let wanted = granted.filter(|granted| !(own && granted.no_local));
         if let Some(share) = handout.share(wanted) {
             self.give(now, key, handout, share);
         }

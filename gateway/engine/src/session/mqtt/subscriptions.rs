@@ -36,16 +36,61 @@ pub(super) struct GroupKey(u32);
 /// Everybody whom a message is for.
 #[derive(Debug, Default)]
 pub(super) struct Found {
-    /// Sessions, one of them perhaps several times.
-    pub(super) sessions: Vec<Match>,
+    /// What matches, in the tree's order: a session perhaps several times.
+    matches: Vec<Match>,
+    /// For each match the next of the same session, or [`NO_MORE`].
+    next: Vec<u32>,
+    /// The first match of each session.
+    firsts: Vec<u32>,
+    /// By the session's index its last match. What earlier messages have left here is told by its key.
+    lasts: Vec<u32>,
     /// Groups, each of which gets it once.
     pub(super) groups: Vec<GroupKey>,
 }
 
+const NO_MORE: u32 = u32::MAX;
+
 impl Found {
-    pub(super) fn clear(&mut self) {
-        self.sessions.clear();
+    fn clear(&mut self) {
+        self.matches.clear();
+        self.next.clear();
+        self.firsts.clear();
         self.groups.clear();
+    }
+
+    /// Brings the matches of each session together. Sorting them would cost more than all the rest, where fifty clients have
+    /// every combination of wildcards.
+    fn gather(&mut self) {
+        for (at, (key, _)) in (0..).zip(&self.matches) {
+            let index = key.index as usize;
+            if self.lasts.len() <= index {
+                self.lasts.resize(index + 1, NO_MORE);
+            }
+            let last = std::mem::replace(&mut self.lasts[index], at) as usize;
+            let known = self.matches.get(last).is_some_and(|(other, _)| other == key);
+            match self.next.get_mut(last).filter(|_| known) {
+                Some(next) => *next = at,
+                None => self.firsts.push(at),
+            }
+            self.next.push(NO_MORE);
+        }
+    }
+
+    /// Every session once, with all that it was granted.
+    pub(super) fn sessions(
+        &self,
+    ) -> impl ExactSizeIterator<Item = (SessionKey, impl Iterator<Item = &Granted>)> {
+        self.firsts.iter().map(|first| {
+            let (key, _) = self.matches[*first as usize];
+            let granted = std::iter::successors(
+                self.matches.get(*first as usize).map(|found| (*first, found)),
+                |(at, _)| {
+                    let next = *self.next.get(*at as usize)?;
+                    self.matches.get(next as usize).map(|found| (next, found))
+                },
+            );
+            (key, granted.map(|(_, (_, granted))| granted))
+        })
     }
 }
 
@@ -303,11 +348,13 @@ impl Tree {
         }
     }
 
-    /// Appends to `found` every subscription whose filter names the topic; a session may be in it several times.
+    /// Finds everybody with a subscription whose filter names the topic.
     pub(super) fn matches(&self, topic: &Topic, found: &mut Found) {
+        found.clear();
         if self.count > 0 {
             // A leading wildcard does not see topics that begin with `$` [MQTT-4.7.2-1].
             self.walk(ROOT, Some(topic.as_str()), !topic.as_str().starts_with('$'), found);
+            found.gather();
         }
     }
 
@@ -316,13 +363,13 @@ impl Tree {
         let Some(node) = self.node(at) else { return };
         if wildcards {
             // `a/#` names `a` itself, too (MQTT 5.0, 4.7.1.2).
-            found.sessions.extend_from_slice(&node.below);
+            found.matches.extend_from_slice(&node.below);
             if let Some(groups) = &node.groups {
                 found.groups.extend_from_slice(&groups.below);
             }
         }
         let Some(rest) = rest else {
-            found.sessions.extend_from_slice(&node.here);
+            found.matches.extend_from_slice(&node.here);
             if let Some(groups) = &node.groups {
                 found.groups.extend_from_slice(&groups.here);
             }

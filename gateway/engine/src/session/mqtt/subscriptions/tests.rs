@@ -4,6 +4,7 @@ use super::{Found, Granted, Tree, unshared};
 use crate::message::Qos;
 use crate::session::mqtt::slab::SessionKey;
 use crate::topic::{Filter, Topic};
+use std::num::NonZeroU32;
 
 const GRANTED: Granted = Granted {
     qos: Qos::AtLeastOnce,
@@ -24,7 +25,7 @@ fn found(tree: &Tree, topic: &str) -> Found {
 }
 
 fn sessions(tree: &Tree, topic: &str) -> Vec<u32> {
-    let mut sessions: Vec<u32> = found(tree, topic).sessions.iter().map(|(key, _)| key.index).collect();
+    let mut sessions: Vec<u32> = found(tree, topic).matches.iter().map(|(key, _)| key.index).collect();
     sessions.sort_unstable();
     sessions
 }
@@ -94,11 +95,48 @@ fn the_same_filter_again_replaces_the_subscription() {
         let found = found(&tree, "a/b");
         let members = match found.groups.first() {
             Some(group) => tree.group_mut(*group).unwrap().members.clone(),
-            None => found.sessions,
+            None => found.matches,
         };
         assert_eq!(members, vec![(key(7), better)]);
         tree.remove(&filter, key(8));
         assert_eq!(tree.len(), 1);
+    }
+}
+
+#[test]
+fn each_session_is_found_once_with_all_that_it_was_granted() {
+    let mut tree = Tree::new(1);
+    let numbered = |id| Granted { id: NonZeroU32::new(id), ..GRANTED };
+    for (id, text) in (1..).zip(["a/b", "a/+", "+/b", "#"]) {
+        for session in 0..3 {
+            // The last has one only.
+            if session < 2 || id == 4 {
+                tree.insert(&Filter::new(text).unwrap(), key(session), numbered(id));
+            }
+        }
+    }
+    let mut found = Found::default();
+    // What an earlier message has left is not taken for this one's.
+    for _ in 0..2 {
+        for (topic, expected) in [
+            ("a/b", [vec![1, 2, 3, 4], vec![1, 2, 3, 4], vec![4]]),
+            ("a/x", [vec![2, 4], vec![2, 4], vec![4]]),
+            ("x", [vec![4], vec![4], vec![4]]),
+        ] {
+            tree.matches(&Topic::new(topic).unwrap(), &mut found);
+            let mut all: Vec<_> = found
+                .sessions()
+                .map(|(key, granted)| {
+                    let mut ids: Vec<u32> =
+                        granted.filter_map(|granted| granted.id).map(NonZeroU32::get).collect();
+                    ids.sort_unstable();
+                    (key.index, ids)
+                })
+                .collect();
+            all.sort_unstable();
+            let expected: Vec<_> = (0..).zip(expected).collect();
+            assert_eq!(all, expected, "{topic}");
+        }
     }
 }
 
