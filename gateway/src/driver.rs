@@ -561,11 +561,11 @@ impl<S: Store + Send + 'static> Driver<S> {
                 return;
             }
             self.bell.listen();
-            let longest = if self.lines.stirred() { Duration::ZERO } else { left };
+            let longest = if self.lines.stirred(false) { Duration::ZERO } else { left };
             self.sleep(Some(longest));
             // What still comes is not heard; it is taken in so that the wait is for something new.
-            for _ in 0..self.lines.readable() {
-                self.lines.read();
+            for _ in 0..self.lines.readable(false) {
+                self.lines.read(false);
             }
             self.lines.resume(&mut self.facts);
         }
