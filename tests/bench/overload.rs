@@ -11,7 +11,7 @@ use tidegate_tests::attacks::{Arena, Case, Setting};
 use tidegate_tests::fleet::{Fleet, Plan};
 
 /// Devices that bring the gateway to its peak, each with its window always full: more give no more.
-const DEVICES: usize = 20;
+const DEVICES: usize = 60;
 
 /// How many times as many overload it.
 const TIMES: usize = 10;
