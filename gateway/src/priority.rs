@@ -9,5 +9,7 @@ pub(crate) const PASSWORDS: i32 = 15;
 
 /// Makes the calling thread nicer by so much: on Linux it alone, and threads that it starts later. The gateway works without, too.
 pub(crate) fn give_way(by: i32) {
-    let _ = rustix::process::nice(by);
+    if let Err(error) = rustix::process::nice(by) {
+        tracing::debug!(%error, "the kernel does not let a thread give way to others");
+    }
 }

@@ -41,10 +41,15 @@ impl<W> Item<W> {
     }
 }
 
+/// For so long a commit that runs keeps those who send much from being read. On a slower medium larger groups are faster, and
+/// nobody is to lose his connection for what he has said unheard.
+const ENOUGH_FOR: Duration = Duration::from_millis(20);
+
 /// What has been ordered and not answered.
 #[derive(Debug)]
 struct Running<W> {
     id: BatchId,
+    since: Instant,
     items: Vec<Item<W>>,
     forgets: Vec<(LaneId, Seq)>,
 }
@@ -129,9 +134,14 @@ impl<W> Journal<W> {
         self.running.is_some() && !self.items.is_empty()
     }
 
-    /// A commit runs, and the next will have so many changes that more would only wait.
-    pub(crate) fn has_enough(&self) -> bool {
-        self.running.is_some() && self.items.len() >= self.commit_enough
+    /// A commit runs, though not for long, and the next will have so many changes that more would only wait.
+    pub(crate) fn has_enough(&self, now: Instant) -> bool {
+        self.enough_until().is_some_and(|until| now < until)
+    }
+
+    fn enough_until(&self) -> Option<Instant> {
+        let running = self.running.as_ref().filter(|_| self.items.len() >= self.commit_enough)?;
+        Some(running.since.after(ENOUGH_FOR))
     }
 
     /// Nothing waits and nothing runs.
@@ -190,7 +200,7 @@ impl<W> Journal<W> {
             .map(|item| item.op.clone())
             .chain(forgets.iter().map(|&(lane, seq)| Op::Forget { lane, seq }))
             .collect();
-        self.running = Some(Running { id: self.last, items, forgets });
+        self.running = Some(Running { id: self.last, since: now, items, forgets });
         Some(Batch { id: self.last, ops })
     }
 
@@ -231,10 +241,10 @@ impl<W> Journal<W> {
         }
     }
 
-    /// When time alone will make a commit due.
-    pub(crate) fn timeout(&self) -> Option<Instant> {
+    /// When time alone will make a commit due, or end that the next one has enough.
+    pub(crate) fn timeout(&self, now: Instant) -> Option<Instant> {
         if self.running.is_some() {
-            return None;
+            return self.enough_until().filter(|until| now < *until);
         }
         match self.retry_at {
             Some(at) => (!self.items.is_empty() || !self.forgets.is_empty()).then_some(at),

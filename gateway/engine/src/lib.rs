@@ -235,18 +235,18 @@ impl Engine {
             self.coap.timeout(),
             self.spool.timeout(self.now.instant),
             self.delivery.timeout(self.now.instant),
-            self.journal.timeout(),
+            self.journal.timeout(self.now.instant),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Whether the next commit, while one runs, has enough: who sends much can wait until it is ordered, and nobody else then
-    /// waits for long.
+    /// Whether the next commit, while one runs, has enough: who sends much can wait until it is ordered, or for some milliseconds,
+    /// and nobody else then waits for long. What time changes of it, [`Engine::poll_timeout`] tells.
     #[must_use]
     pub fn has_enough(&self) -> bool {
-        self.journal.has_enough()
+        self.journal.has_enough(self.now.instant)
     }
 
     /// Everything counted.

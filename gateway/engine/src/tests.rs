@@ -199,6 +199,22 @@ fn the_next_commit_has_enough_at_its_bound_until_it_is_ordered() {
 }
 
 #[test]
+fn a_commit_that_takes_long_keeps_nobody_from_being_read() {
+    let mut setup = setup(vec![route(LANE, "#", Durability::Disk)]);
+    setup.limits.commit_enough = 1;
+    let mut bench = Bench::new(setup, Recovered::default());
+    bench.post(1);
+    bench.post(2);
+    assert!(bench.engine.has_enough());
+    let until = bench.engine.poll_timeout().unwrap();
+    assert!(until.since(bench.now.instant) <= Duration::from_millis(20));
+    bench.now.instant = until;
+    bench.on(Input::Tick);
+    assert!(!bench.engine.has_enough());
+    assert!(bench.engine.poll_timeout().is_none_or(|at| at > until), "it is said once");
+}
+
+#[test]
 fn what_waits_in_a_lane_that_a_reload_brings_back_is_delivered_before_what_comes_now() {
     // At the start the route was not configured, and neither was the upstream of its messages: nobody loaded them.
     let recovered = Recovered { last: Seq(20), ..Recovered::default() };
