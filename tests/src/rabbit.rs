@@ -24,6 +24,9 @@ pub const USER: &str = "site-a";
 /// Its password.
 pub const PASSWORD: &str = "a broker's password";
 
+/// How often `rabbitmqctl` is tried.
+const CTL_TRIES: usize = 3;
+
 /// Debian's start scripts without the wrapper that changes to the user `rabbitmq` and to the system's folders.
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 
@@ -221,24 +224,26 @@ impl Rabbit {
         kill_process(self.pid(), signal).expect("signalling RabbitMQ");
     }
 
-    /// Runs `rabbitmqctl`.
+    /// Runs `rabbitmqctl`; again when it fails, as it does now and then on a node that has just been held still.
     ///
     /// # Panics
-    /// When it fails.
+    /// When it fails every time.
     pub fn ctl(&self, arguments: &[&str]) -> String {
-        let output = self
-            .command(&format!("{SCRIPTS}/rabbitmqctl"))
-            .args(["-q", "-n", &self.name])
-            .args(arguments)
-            .output()
-            .expect("running rabbitmqctl");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "rabbitmqctl {arguments:?}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        text
+        let mut said = String::new();
+        for _ in 0..CTL_TRIES {
+            let output = self
+                .command(&format!("{SCRIPTS}/rabbitmqctl"))
+                .args(["-q", "-n", &self.name])
+                .args(arguments)
+                .output()
+                .expect("running rabbitmqctl");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if output.status.success() {
+                return text;
+            }
+            said = format!("{text}{}", String::from_utf8_lossy(&output.stderr));
+        }
+        panic!("rabbitmqctl {arguments:?}: {said}");
     }
 
     /// Makes the broker block publishers as if it were short of memory, or ends that.
