@@ -103,25 +103,29 @@ impl Certified {
     pub(crate) fn judge(&self, certificate: &[u8]) -> Result<Certificate, String> {
         let certificate = CertificateDer::from(certificate);
         let judge = self.judge.as_ref().ok_or_else(|| "nobody asked for it".to_owned())?;
-        let now = self.clock.current_time().unwrap_or_else(UnixTime::now);
-        judge.verify_client_cert(&certificate, &[], now).map_err(|error| error.to_string())?;
+        self.verify(&**judge, &certificate, &[])?;
         named(&certificate)
     }
-}
 
-impl Certified {
     /// Whether a certificate that was accepted once, with those that lead to its authority behind it, would be accepted now.
     ///
     /// # Errors
     /// Why not.
     pub(crate) fn still_accepts(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
         match (chain.split_first(), &self.judge) {
-            (Some((own, others)), Some(judge)) => {
-                let now = self.clock.current_time().unwrap_or_else(UnixTime::now);
-                judge.verify_client_cert(own, others, now).map(drop).map_err(|error| error.to_string())
-            }
+            (Some((own, others)), Some(judge)) => self.verify(&**judge, own, others),
             _ => Err("devices are not asked for one any more".to_owned()),
         }
+    }
+
+    fn verify(
+        &self,
+        judge: &dyn ClientCertVerifier,
+        own: &CertificateDer<'_>,
+        others: &[CertificateDer<'_>],
+    ) -> Result<(), String> {
+        let now = self.clock.current_time().unwrap_or_else(UnixTime::now);
+        judge.verify_client_cert(own, others, now).map(drop).map_err(|error| error.to_string())
     }
 }
 

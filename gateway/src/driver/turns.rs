@@ -20,7 +20,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// Whether a socket that said so much at its last turn waits with the others the next time.
+    /// Whether a socket that said so much at its last turn can wait the next time.
     pub(super) fn is_much(bytes: usize) -> bool {
         bytes > MUCH_BYTES
     }

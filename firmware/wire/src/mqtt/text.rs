@@ -60,7 +60,7 @@ pub fn is_topic_filter(filter: &str) -> bool {
     if bytes.is_empty() || bytes.len() > usize::from(u16::MAX) || has_forbidden::<false>(bytes) {
         return false;
     }
-    // A byte of `/` before and behind, and each wildcard stands between two.
+    // A wildcard is a whole level, and `#` the last; before the first byte it is as behind a `/`.
     let mut before = b'/';
     let mut rest = bytes.iter().copied().peekable();
     while let Some(byte) = rest.next() {

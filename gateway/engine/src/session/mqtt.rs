@@ -97,7 +97,7 @@ pub struct Delivered {
 #[derive(Debug)]
 pub struct Mqtt {
     connections: BTreeMap<ConnId, Box<Connection>>,
-    /// Connections whose CONNECT has not been accepted, the oldest first.
+    /// Connections whose CONNECT has not been accepted.
     greeting: Crowd,
     /// Connections of each address.
     addresses: BTreeMap<IpAddr, usize>,

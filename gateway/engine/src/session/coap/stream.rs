@@ -71,7 +71,7 @@ impl Coap {
         }
         let crowded = self.streams.strangers.len() >= self.limits.connections_unauthenticated;
         if let Some(first) = self.streams.strangers.first().filter(|_| crowded) {
-            self.abort(first, "too many connections have not said who they are, and this is the oldest");
+            self.abort(first, "too many connections have not said who they are, and this is the oldest of the address with the most");
         }
         self.streams.strangers.insert(conn, address.ip());
         self.streams.arm(conn, Awaits::Greeting, now.instant.after(self.limits.connect_timeout));
