@@ -2,10 +2,10 @@
 //! door, and those before whoever signs in slowly. Says so to the kernel, and nothing else.
 
 /// Accepting, handshakes, and the streams and pages that come of them.
-pub(crate) const DOOR: i32 = 10;
+pub(crate) const DOOR: i32 = 15;
 
 /// Slow passwords.
-pub(crate) const PASSWORDS: i32 = 15;
+pub(crate) const PASSWORDS: i32 = 19;
 
 /// Makes the calling thread nicer by so much: on Linux it alone, and threads that it starts later. The gateway works without, too.
 pub(crate) fn give_way(by: i32) {
