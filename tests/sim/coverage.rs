@@ -29,6 +29,7 @@ paths! {
     accepted, 20_000, "messages accepted by the engine";
     acknowledged, 15_000, "acknowledgements that left the engine";
     arrived, 15_000, "messages that reached the consumer";
+    tombstones, 5, "tombstones that reached the consumer";
     duplicated, 100, "marked duplicates at the consumer";
     inverted, 10, "inversions excused by a refusal";
     safe_upstream, 3_000, "acknowledgements without any write (P6)";

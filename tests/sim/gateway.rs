@@ -143,6 +143,9 @@ impl Gateway {
         if stats.mqtt.queued > 0 {
             return Some(format!("{} messages wait for subscribers", stats.mqtt.queued));
         }
+        if stats.losses.entries > 0 {
+            return Some(format!("{} lost messages are not told of", stats.losses.untold));
+        }
         (stats.holding).then(|| "devices are told to hold".into())
     }
 

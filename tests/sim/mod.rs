@@ -12,6 +12,7 @@ mod faults;
 mod field;
 mod gateway;
 mod link;
+mod losses;
 mod mqtt_device;
 mod nonces;
 mod observer_device;

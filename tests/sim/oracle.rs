@@ -15,11 +15,13 @@
 //!   never was under way does not. A message has no more ids than times it was received; a CoAP exchange gives one id
 //!   in one life of the gateway; a QoS 2 message of a client that keeps its state has one id, ever.
 //! - **P7** No PUBACK or PUBREC of 0x80 or above, no CoAP error but 5.03 and 4.29; acknowledgements in the order of reception.
+//! - What tombstones tell stands in `losses`: what is lost, no more and no less, once.
 //! - What local subscribers get stands in `subscribers`, what CoAP observers get in `observing`; that OSCORE uses no nonce twice
 //!   is held by `nonces`.
 //! - Windows, commits, loads and what the engine keeps stay within their bounds; nothing goes to an upstream that is down
 //!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say.
 
+use super::losses::Losses;
 use super::nonces::Nonces;
 use super::observing::Observing;
 use super::payload::{self, Key};
@@ -32,7 +34,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, Setup};
 use tidegate_engine::id::{LaneId, MessageId, Tag, UpstreamId};
-use tidegate_engine::message::Message;
+use tidegate_engine::message::{Message, Source};
 use tidegate_engine::topic::Topic;
 
 /// A broken promise, in words.
@@ -132,6 +134,8 @@ pub(crate) struct Oracle {
     /// For each device the numbers as they were received, in order.
     received: Vec<Vec<u32>>,
     retained: Retained,
+    /// What tombstones tell.
+    pub(crate) losses: Losses,
     ids: BTreeMap<MessageId, Key>,
     copies: BTreeMap<(LaneId, u16, MessageId), Copy>,
     orders: BTreeMap<(LaneId, u16), Order>,
@@ -184,6 +188,7 @@ impl Oracle {
             records: (0..devices).map(|_| Vec::new()).collect(),
             received: (0..devices).map(|_| Vec::new()).collect(),
             retained: Retained::default(),
+            losses: Losses::default(),
             ids: BTreeMap::new(),
             copies: BTreeMap::new(),
             orders: BTreeMap::new(),
@@ -394,7 +399,8 @@ impl Oracle {
         // along: what has been delivered from the lanes' memory since the last commit, and what is let wait beyond that.
         let lanes = limits.lane_memory_messages * self.setup.routes.len();
         let copies = limits.outgoing_messages * self.records.len();
-        let most = limits.commit_ops + 3 + 2 * limits.forgets_waiting + lanes + copies;
+        let losses = 2 * limits.ledger_entries;
+        let most = limits.commit_ops + 3 + 2 * limits.forgets_waiting + lanes + copies + losses;
         if batch.ops.len() > most {
             broken!("bounds: a commit of {} changes, at most {most}", batch.ops.len());
         }
@@ -448,6 +454,9 @@ impl Oracle {
     /// The engine hands a message over: P3 and P4 at the engine's boundary.
     pub(crate) fn published(&mut self, publication: &Publication) -> Held {
         let message = &publication.message;
+        if message.source == Source::Gateway {
+            return self.losses.published(publication, self.setup.epoch);
+        }
         let key = self.see(message)?;
         let id = message.id;
         let lane = publication.routing_key.strip_prefix('r').and_then(|rest| rest.split_once('.'));
@@ -504,6 +513,9 @@ impl Oracle {
     /// The broker has taken a message; the consumer has it: P3 and P4 at the consumer.
     pub(crate) fn taken(&mut self, handed: &Handed) -> Held {
         let (publication, message) = (&handed.publication, &handed.publication.message);
+        if message.source == Source::Gateway {
+            return self.losses.taken(publication);
+        }
         let Some(key) = self.ids.get(&message.id).copied() else {
             broken!("{:?} came from nowhere", message.id)
         };
@@ -621,6 +633,7 @@ impl Oracle {
     /// The medium has damaged a row.
     pub(crate) fn damaged(&mut self, lane: LaneId, message: &Message) {
         if let Some(key) = self.ids.get(&message.id) {
+            self.losses.damaged += 1;
             self.copies.entry((lane, key.device, message.id)).or_default().damaged = true;
         }
     }

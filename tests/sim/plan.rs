@@ -236,6 +236,8 @@ fn limits(rng: &mut Rng, calm: bool) -> Limits {
         commit_retry_after: Duration::from_millis(rng.u64(20..600)),
         receive_maximum: rng.u16(1..=32),
         upstream_window: rng.usize(1..=32),
+        tombstone_after: Duration::from_millis(500),
+        ledger_entries: 6,
         coap_exchanges_per_peer: if rng.u8(..5) == 0 { rng.usize(2..=32) } else { MANY_EXCHANGES },
         ..Limits::default()
     };

@@ -36,8 +36,10 @@ pub(super) fn output(output: &Output) -> String {
             format!("Commit {:?}: {}", batch.id, ops.join(", "))
         }
         Output::Publish(p) => {
-            let key =
-                super::payload::read(&p.message.payload).map_or_else(String::new, |key| key.to_string());
+            let key = match super::payload::read(&p.message.payload) {
+                Some(key) => key.to_string(),
+                None => String::from_utf8_lossy(&p.message.payload).into_owned(),
+            };
             let mark = if p.resend { " RESEND" } else { "" };
             format!(
                 "Publish u{} {:?} {key} seq {} {}{mark}",

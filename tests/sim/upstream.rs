@@ -6,6 +6,7 @@ use fastrand::Rng;
 use std::collections::VecDeque;
 use std::ops::Range;
 use tidegate_engine::event::{Outcome, Publication};
+use tidegate_engine::message::Source;
 
 /// How a broker behaves for a while.
 #[derive(Clone, Debug)]
@@ -178,7 +179,8 @@ impl Broker {
         if self.stuck {
             return Verdict { takes: false, outcome: None };
         }
-        if self.poison > 0 {
+        // What tells of losses is never poison: it would be told for ever.
+        if self.poison > 0 && handed.publication.message.source != Source::Gateway {
             let mut mixed = 0xcbf2_9ce4_8422_2325_u64;
             for byte in handed.publication.message.payload.iter().take(8) {
                 mixed = (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);

@@ -306,6 +306,7 @@ impl World {
         self.coverage.observed_anew += self.oracle.observing.anew;
         self.coverage.oscore_nonces += self.oracle.nonces.count();
         self.coverage.arrived += self.oracle.arrivals;
+        self.coverage.tombstones += self.oracle.losses.told();
         self.coverage.duplicated += self.oracle.duplicates;
         self.coverage.inverted += self.oracle.excused_inversions;
         self.coverage.written_rows += self.disk.inserted;

@@ -139,7 +139,7 @@ impl Delivery {
     }
 
     /// The link is gone: returns everything that was under way, in order.
-    pub(crate) fn down(&mut self, id: UpstreamId) -> Vec<Flight> {
+    pub(crate) fn down(&mut self, id: UpstreamId) -> Vec<(Tag, Flight)> {
         let Some(upstream) = self.get(id) else { return Vec::new() };
         if upstream.up {
             upstream.stats.lost += 1;
@@ -149,7 +149,7 @@ impl Delivery {
         upstream.resetting = false;
         upstream.stats.up = false;
         upstream.stats.blocked = false;
-        std::mem::take(&mut upstream.flights).into_values().collect()
+        std::mem::take(&mut upstream.flights).into_iter().collect()
     }
 
     pub(crate) fn blocked(&mut self, now: Instant, id: UpstreamId, blocked: bool) {

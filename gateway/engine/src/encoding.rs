@@ -62,6 +62,7 @@ pub fn take_message(bytes: &mut &[u8]) -> Result<Message, &'static str> {
         0 => Source::Mqtt,
         1 => Source::Coap,
         2 => Source::Serial,
+        3 => Source::Gateway,
         _ => return Err("its message came by an unknown protocol"),
     };
     let text = |field| std::str::from_utf8(field).map_err(|_| "a name in its message is not UTF-8");

@@ -4,10 +4,12 @@
 //! Only two inputs mean "safe" and can cause an acknowledgement (P1): [`Input::Committed`] and
 //! [`Input::Settled`] with [`Outcome::Confirmed`].
 
+mod loss;
 mod notice;
 mod setup;
 mod store;
 
+pub use loss::{Loss, LossReason};
 pub use notice::{Action, Notice, Proof};
 pub use setup::{
     Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
@@ -176,6 +178,14 @@ pub enum Input {
         lane: LaneId,
         /// Why.
         fault: StoreFault,
+    },
+    /// Messages that the store held are lost: damage. It is written into the ledger, told upstream by a tombstone and counted.
+    Lost {
+        /// What was lost.
+        loss: Loss,
+        /// The store's own note of it: a record that is removed in the commit that makes the ledger's entry durable. With it a crash makes the
+        /// store report the loss again exactly if the ledger does not have it.
+        note: Option<RecordKey>,
     },
     /// An upstream is connected and takes messages.
     UpstreamUp {

@@ -12,7 +12,9 @@ use crate::{Engine, Stopping};
 impl Engine {
     pub(super) fn upstream_down(&mut self, upstream: UpstreamId) {
         let flights = self.delivery.down(upstream);
-        for flight in flights {
+        for (tag, flight) in flights {
+            // Either a tombstone or a message.
+            self.ledger.unsettled(self.now.instant, tag);
             if self.planted.is(Mutant::NoResend) {
                 let consequence = self.spool.confirmed(flight.lane, flight.seq);
                 self.follow(Consequence { safe: None, ..consequence }, false);
@@ -36,6 +38,9 @@ impl Engine {
                 Outcome::Nacked => stats.nacked += 1,
                 Outcome::Refused(_) => stats.refused += 1,
             }
+        }
+        if self.ledger.has(tag) {
+            return self.tombstone_settled(flight.lane, tag, outcome);
         }
         match outcome {
             Outcome::Confirmed => self.confirmed(&flight),

@@ -2,10 +2,10 @@
 //! orders, [`Engine::poll_timeout`] says when time alone will matter. No clock, socket, file, thread or randomness
 //! of its own: the same inputs give the same outputs, which is what the simulation in `tests/` rests on.
 //!
-//! The parts do not know one another; this file and `accepting`, `storing` and `forwarding` pass values between them:
+//! The parts do not know one another; this file and `accepting`, `storing`, `forwarding` and `losing` pass values between them:
 //! `session` speaks the devices' protocols, `router` finds a message's routes, `spool` decides where a message is safe and
 //! gives each route its `lane`, which keeps the order, `delivery` keeps the upstreams' windows, `journal` gathers commits,
-//! `receipts` remembers who waits for what.
+//! `receipts` remembers who waits for what, `ledger` what was lost.
 
 mod accepting;
 mod delivery;
@@ -15,7 +15,9 @@ mod forwarding;
 pub mod id;
 mod journal;
 mod lane;
+mod ledger;
 pub mod limits;
+mod losing;
 pub mod message;
 pub mod mutant;
 mod receipts;
@@ -31,10 +33,11 @@ pub mod time;
 pub mod topic;
 
 use delivery::Delivery;
-use event::{Input, LaneState, Notice, Output, Recovered, Setup, StoreFault};
-use id::{Seq, UpstreamId};
+use event::{Input, LaneState, Loss, Notice, Op, Output, Recovered, Setup, StoreFault};
+use id::{MessageId, Seq, UpstreamId};
 use journal::Journal;
 use lane::Ticket;
+use ledger::Ledger;
 use mutant::{Mutant, Planted};
 use receipts::Receipts;
 use router::Router;
@@ -55,6 +58,10 @@ enum Waiter {
     Buried(Row),
     /// Something that a receipt waits for.
     Ticket(Ticket),
+    /// What the ledger of losses had to write.
+    Losses,
+    /// The tombstone of this id is durable.
+    Sealed(MessageId),
 }
 
 /// The engine.
@@ -70,6 +77,11 @@ pub struct Engine {
     delivery: Delivery,
     journal: Journal<Waiter>,
     receipts: Receipts,
+    ledger: Ledger,
+    /// What takes effect together with the ledger's next change.
+    with_losses: Vec<Op>,
+    /// A change of the ledger waits for its commit: what comes meanwhile goes into the next.
+    losses_ordered: bool,
     /// For each upstream its lanes, gathered by priority, the higher first.
     lanes_of: Vec<(UpstreamId, Vec<Vec<usize>>)>,
     /// Whose turn is next among lanes of equal priority.
@@ -107,6 +119,9 @@ impl Engine {
             delivery: Delivery::new(&setup.upstreams, &setup.limits, planted),
             journal: Journal::new(&setup.limits),
             receipts: Receipts::default(),
+            ledger: Ledger::new(&setup.limits, &recovered.records, now.instant),
+            with_losses: Vec::new(),
+            losses_ordered: false,
             lanes_of: Vec::new(),
             turn: 0,
             outputs: VecDeque::new(),
@@ -173,9 +188,7 @@ impl Engine {
             }
             Input::CommitFailed { batch, fault } => self.commit_failed(batch, fault),
             Input::Loaded { lane, messages, damaged, upto } => {
-                if damaged > 0 {
-                    self.outputs.push_back(Output::Notice(Notice::Damaged { lane, rows: damaged }));
-                }
+                self.lose(Loss::damage(lane, damaged), None);
                 if let Some(index) = self.spool.index(lane) {
                     self.spool.loaded(index, messages, damaged, upto);
                 }
@@ -187,6 +200,7 @@ impl Engine {
                     self.spool.load_failed(index, retry_at);
                 }
             }
+            Input::Lost { loss, note } => self.lose(loss, note.map(|key| Op::Remove { key })),
             Input::UpstreamUp { upstream } => self.delivery.up(upstream),
             Input::UpstreamDown { upstream } => self.upstream_down(upstream),
             Input::UpstreamBlocked { upstream, blocked } => {
@@ -236,6 +250,7 @@ impl Engine {
             self.spool.timeout(self.now.instant),
             self.delivery.timeout(self.now.instant),
             self.journal.timeout(self.now.instant),
+            self.ledger.timeout(self.now.instant),
         ]
         .into_iter()
         .flatten()
@@ -257,6 +272,7 @@ impl Engine {
             coap: self.coap.stats(),
             unsafe_bytes: self.spool.unsafe_bytes() as u64,
             holding: self.hold != Hold::Nobody,
+            losses: self.ledger.stats(),
             lanes: self.spool.stats(),
             upstreams: self.delivery.stats(),
             ..self.stats.clone()
@@ -273,6 +289,8 @@ impl Engine {
         }
         self.order_saves(false);
         self.check_hold();
+        self.write_losses();
+        self.tell_losses();
         self.order_commit();
         self.order_pages();
         for upstream in self.delivery.overdue(now) {
@@ -303,6 +321,7 @@ impl Engine {
         self.spool.configure(&setup.routes, &setup.limits, stored);
         self.delivery.configure(&setup.upstreams, &setup.limits);
         self.journal.set_limits(&setup.limits);
+        self.ledger.set_limits(&setup.limits);
         self.setup = Setup { devices: Vec::new(), ..setup };
         self.gather_lanes();
     }

@@ -167,6 +167,10 @@ pub struct Limits {
     pub forget_after: Duration,
     /// The wait before a failed commit is tried again.
     pub commit_retry_after: Duration,
+    /// Entries of the ledger of losses that are not being told of; beyond it those that have most in common become one.
+    pub ledger_entries: usize,
+    /// How long the ledger gathers losses of one device, topic and reason before it tells of them.
+    pub tombstone_after: Duration,
 }
 
 impl Default for Limits {
@@ -259,6 +263,9 @@ impl Default for Limits {
             forgets_waiting: 4_096,
             forget_after: Duration::from_secs(1),
             commit_retry_after: Duration::from_secs(1),
+            // Each is a record of some hundred bytes, and a message on a link that was just away.
+            ledger_entries: 256,
+            tombstone_after: Duration::from_secs(5),
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum Source {
     Coap = 1,
     /// Text on a serial line.
     Serial = 2,
+    /// The gateway's own: a tombstone, which tells of messages that are lost.
+    Gateway = 3,
 }
 
 /// What a publisher said about its payload and wants carried along unchanged (MQTT 5.0, 3.3.2.3; RFC 7252, 5.10.3).

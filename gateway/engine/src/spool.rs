@@ -142,6 +142,16 @@ impl Spool {
         self.lanes.iter().position(|lane| lane.id == id)
     }
 
+    /// The lane at an index.
+    pub(crate) fn id(&self, index: usize) -> Option<LaneId> {
+        self.lanes.get(index).map(|lane| lane.id)
+    }
+
+    /// Where a lane leads.
+    pub(crate) fn upstream(&self, id: LaneId) -> Option<UpstreamId> {
+        self.lanes.get(self.index(id)?).map(|lane| lane.upstream)
+    }
+
     /// The lanes that lead to an upstream, gathered by priority, the higher first.
     pub(crate) fn lanes_to(&self, upstream: UpstreamId) -> Vec<Vec<usize>> {
         let mut by_priority: BTreeMap<Reverse<u8>, Vec<usize>> = BTreeMap::new();

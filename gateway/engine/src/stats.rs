@@ -1,5 +1,7 @@
 //! What the engine counts, for `status` and the metrics. Counters only grow; gauges say what is now.
 
+use crate::event::LossReason;
+
 /// A snapshot of everything counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -29,10 +31,33 @@ pub struct Stats {
     pub holding: bool,
     /// Counter: times that they were told.
     pub holds: u64,
+    /// What was lost or discarded.
+    pub losses: LossStats,
     /// Each lane, in the order of the routes.
     pub lanes: Vec<LaneStats>,
     /// Each upstream, in the order of the configuration.
     pub upstreams: Vec<UpstreamStats>,
+}
+
+/// What the ledger of losses counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LossStats {
+    /// Counters: messages lost or discarded in this life of the gateway, for each of [`LossReason::ALL`].
+    pub messages: [u64; LossReason::ALL.len()],
+    /// Counter: tombstones that upstreams have confirmed.
+    pub tombstones: u64,
+    /// Gauge: entries of the ledger, each a tombstone that is to be sent.
+    pub entries: u64,
+    /// Gauge: lost messages that no upstream has been told of yet.
+    pub untold: u64,
+}
+
+impl LossStats {
+    pub(crate) fn count(&mut self, reason: LossReason, messages: u64) {
+        for (known, count) in LossReason::ALL.iter().zip(&mut self.messages) {
+            *count = count.saturating_add(if *known == reason { messages } else { 0 });
+        }
+    }
 }
 
 /// What one protocol's listeners and sessions count.

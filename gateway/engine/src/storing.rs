@@ -81,6 +81,8 @@ impl Engine {
                     }
                 }
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
+                Some(Waiter::Losses) => self.losses_ordered = false,
+                Some(Waiter::Sealed(id)) => self.ledger.is_sealed(self.now.instant, id),
                 None => {}
             }
         }

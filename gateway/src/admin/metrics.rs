@@ -115,6 +115,25 @@ impl View {
             [("disk", m.safe_on_disk), ("upstream", m.safe_upstream)],
             |count| *count,
         )?;
+        let losses = &self.status.losses;
+        f.counters(
+            "lost_messages",
+            "Messages lost to damage, or discarded by the operator's word, by reason",
+            "reason",
+            losses.messages.iter().map(|(reason, count)| (reason.as_str(), *count)),
+            |count| *count,
+        )?;
+        f.counter("tombstones", "Tombstones that upstreams have confirmed", losses.tombstones)?;
+        f.gauge(
+            "ledger_entries",
+            "Entries of the ledger of losses, each a tombstone to be sent",
+            losses.entries,
+        )?;
+        f.gauge(
+            "untold_lost_messages",
+            "Lost messages that no upstream has been told of yet",
+            losses.untold,
+        )?;
         f.gauge("unsafe_bytes", "Bytes of messages accepted and not safe yet", m.unsafe_bytes)?;
         f.gauge("holding", "1 while devices are told to hold", self.status.holding.into())?;
         f.counter("holds", "Times that devices were told to hold", self.status.messages.holds)?;

@@ -2,7 +2,9 @@
 //! The names are an interface for scripts: add to them, do not rename them.
 
 use serde::{Deserialize, Serialize};
-use tidegate_engine::stats::{LaneStats, ProtocolStats, Stats, UpstreamStats};
+use std::collections::BTreeMap;
+use tidegate_engine::event::LossReason;
+use tidegate_engine::stats::{LaneStats, LossStats, ProtocolStats, Stats, UpstreamStats};
 
 /// A snapshot. Counters count from the start of the process; sizes are in bytes, durations in the unit of their name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub struct Status {
     pub coap: Protocol,
     /// Lines of text on serial lines.
     pub serial: Protocol,
+    /// What was lost or discarded.
+    pub losses: Losses,
     /// The routes, in the operator's order, then those that are no longer configured and only drain.
     pub routes: Vec<Route>,
     /// The upstreams.
@@ -62,6 +66,20 @@ pub struct Messages {
     pub accepted_per_second: f64,
     /// Gauge: confirmed by upstreams a second, over the last ten seconds.
     pub confirmed_per_second: f64,
+}
+
+/// What was lost or discarded, by the operator's word or by damage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Losses {
+    /// Counters: messages by reason: "damaged", "expired", "dropped-oldest", "dropped-newest", "thinned".
+    pub messages: BTreeMap<String, u64>,
+    /// Counter: tombstones that upstreams have confirmed.
+    pub tombstones: u64,
+    /// Gauge: entries of the ledger, each a tombstone that is to be sent.
+    pub entries: u64,
+    /// Gauge: lost messages that no upstream has been told of yet, those of earlier lives included.
+    pub untold: u64,
 }
 
 /// One protocol's listeners and sessions.
@@ -197,11 +215,24 @@ impl Status {
         self.store.commits = stats.commits;
         self.store.commit_failures = stats.commit_failures;
         self.store.committed_rows = stats.committed_rows;
+        self.losses = (&stats.losses).into();
         self.mqtt = (&stats.mqtt).into();
         self.coap = (&stats.coap).into();
         self.serial = (&stats.serial).into();
         self.routes = stats.lanes.iter().map(Into::into).collect();
         self.upstreams = stats.upstreams.iter().map(Into::into).collect();
+    }
+}
+
+impl From<&LossStats> for Losses {
+    fn from(s: &LossStats) -> Self {
+        let reasons = LossReason::ALL.iter().map(|reason| reason.name().to_owned());
+        Self {
+            messages: reasons.zip(s.messages).collect(),
+            tombstones: s.tombstones,
+            entries: s.entries,
+            untold: s.untold,
+        }
     }
 }
 

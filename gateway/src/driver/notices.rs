@@ -4,7 +4,7 @@
 use crate::logging::{Pass, Throttle};
 use std::collections::HashMap;
 use std::time::Instant;
-use tidegate_engine::event::{Notice, Proof, Setup, StoreFault};
+use tidegate_engine::event::{LossReason, Notice, Proof, Setup, StoreFault};
 use tidegate_engine::id::LaneId;
 
 /// Logs notices.
@@ -26,6 +26,8 @@ pub(super) struct Notices {
     buried: Throttle,
     holding: Throttle,
     dropped: Throttle,
+    lost: Throttle,
+    tombstones_refused: Throttle,
     store: Throttle,
 }
 
@@ -37,6 +39,10 @@ impl Notices {
 
     fn route(&self, lane: LaneId) -> &str {
         self.routes.get(&lane).map_or("unknown", String::as_str)
+    }
+
+    fn lane(&self, lane: Option<LaneId>) -> &str {
+        lane.map_or("unknown", |lane| self.route(lane))
     }
 
     /// Writes one.
@@ -132,12 +138,35 @@ impl Notices {
                     );
                 }
             }
-            Notice::Damaged { lane, rows } => {
+            Notice::Lost { lane, reason: LossReason::Damaged, messages } => {
+                let route = self.lane(*lane);
                 tracing::error!(
-                    route = self.route(*lane),
-                    rows,
+                    route,
+                    messages,
                     "stored messages were damaged and are lost; check the medium"
                 );
+            }
+            Notice::Lost { lane, reason, messages } => {
+                if let Some(Pass { suppressed }) = self.lost.allow(now) {
+                    let (route, reason) = (self.lane(*lane), reason.name());
+                    tracing::warn!(
+                        route,
+                        reason,
+                        messages,
+                        suppressed,
+                        "messages were discarded, as the configuration says"
+                    );
+                }
+            }
+            Notice::TombstoneRefused { lane, reason } => {
+                if let Some(Pass { suppressed }) = self.tombstones_refused.allow(now) {
+                    tracing::warn!(
+                        route = self.lane(*lane),
+                        suppressed,
+                        "the upstream does not take a tombstone, which tells it of lost messages; it is tried again: {}",
+                        reason.escape_debug()
+                    );
+                }
             }
             Notice::Holding { on, reason } => {
                 if let Some(Pass { suppressed }) = self.holding.allow(now) {

@@ -16,7 +16,7 @@ impl Oracle {
             }
             self.finish_order(device)?;
         }
-        Ok(())
+        self.losses.finish()
     }
 
     fn finish_record(&self, key: Key, record: &Record) -> Held {

@@ -1,6 +1,6 @@
 //! What an operator may want to know. Text of a peer's that stands in a notice is escaped and cut before.
 
-use super::StoreFault;
+use super::{LossReason, StoreFault};
 use crate::id::{ConnId, DeviceId, LaneId, MessageId};
 use crate::topic::Topic;
 use std::net::SocketAddr;
@@ -115,12 +115,21 @@ pub enum Notice {
         /// Messages of QoS 1 and 2 that were dropped for it so far.
         dropped: u64,
     },
-    /// Stored rows were damaged and have been moved away: their messages are lost.
-    Damaged {
-        /// On which route.
-        lane: LaneId,
+    /// Messages were lost or discarded; the ledger has them.
+    Lost {
+        /// On which route, if that is known.
+        lane: Option<LaneId>,
+        /// Why.
+        reason: LossReason,
         /// How many.
-        rows: u64,
+        messages: u64,
+    },
+    /// An upstream does not take a tombstone; it stays in the ledger and is tried again.
+    TombstoneRefused {
+        /// On which route, if that is known.
+        lane: Option<LaneId>,
+        /// In the upstream's words.
+        reason: String,
     },
     /// Devices are told to hold, or may go on.
     Holding {

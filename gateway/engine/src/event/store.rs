@@ -106,12 +106,21 @@ pub enum RecordKind {
     /// (`Context::fingerprint`), its value the first number that is not, 8 bytes big-endian. It stays when the device is
     /// taken out of the configuration, for the key may come back.
     OscoreSequence = 6,
+    /// An entry of the ledger of losses: its key is the id that its tombstone has (epoch and sequence, 8 bytes each, big-endian).
+    Loss = 7,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [Self; 6] =
-        [Self::Session, Self::InboundQos2, Self::Retained, Self::Outgoing, Self::Will, Self::OscoreSequence];
+    pub const ALL: [Self; 7] = [
+        Self::Session,
+        Self::InboundQos2,
+        Self::Retained,
+        Self::Outgoing,
+        Self::Will,
+        Self::OscoreSequence,
+        Self::Loss,
+    ];
 }
 
 /// A record's key.

@@ -12,7 +12,8 @@
 //! Headers say only what the properties and the routing key do not: what every message repeats, an uplink that is paid
 //! by the byte pays for, and brokers parse it. Always: `received` (milliseconds since 1970, long). `clock` = `unsynchronised` when that
 //! time is not to be believed; `topic` (long string) when the routing key is not the topic with `.` for `/`; `device` (long string)
-//! when the message id leaves it out; `qos` (long) when it is not 1; `x-resend` = true when the consumer may have the message already; `mqtt.expiry` (seconds, long),
+//! when the message id leaves it out; `qos` (long) when it is not 1; `x-resend` = true when the consumer may have the message already; `x-tombstone` = true
+//! on what is no device's message but tells of lost ones (see `tidegate_engine`'s ledger); `mqtt.expiry` (seconds, long),
 //! `mqtt.utf8` = true (Payload Format Indicator), `coap.content-format` (long) where given. Each MQTT user property becomes the header
 //! `mqtt.user.NAME`, a long string, or an array of them in their order when the name comes more than once.
 
@@ -23,7 +24,7 @@ use bytes::{BufMut, BytesMut};
 use std::collections::BTreeMap;
 use tidegate_engine::event::Publication;
 use tidegate_engine::id::GatewayId;
-use tidegate_engine::message::{Message, Properties, Qos};
+use tidegate_engine::message::{Message, Properties, Qos, Source};
 
 /// What properties and headers may take together. They travel in one frame ([`FRAME_BYTES`]), and
 /// brokers keep them in memory even for messages that are on disk.
@@ -149,6 +150,9 @@ fn properties(
         }
         if resend || publication.resend || message.duplicate {
             header::boolean(out, "x-resend", true);
+        }
+        if message.source == Source::Gateway {
+            header::boolean(out, "x-tombstone", true);
         }
         if let Some(given) = &message.properties {
             carried.headers(out, given);

@@ -2,7 +2,7 @@
 //!
 //! `{"id":…,"device":…,"topic":…,"received":…,"clock":…,"qos":…,"payload":…}`: `id` is `gateway/device/epoch/sequence`,
 //! `received` is in milliseconds since 1970, `clock` is `synchronised` or `unsynchronised`. A payload that is not UTF-8 stands in
-//! `payload_base64` instead of `payload`. The rest is there only when it says something: `routing_key` when it is not the topic with dots, `retain` and `resend`
+//! `payload_base64` instead of `payload`. The rest is there only when it says something: `routing_key` when it is not the topic with dots, `retain`, `resend` and `tombstone` (no device's message: it tells of lost ones)
 //! when true, and what the publisher gave: `content_type`, `content_format`, `response_topic`, `correlation_base64`,
 //! `expiry_seconds`, `user` (pairs of name and value, in order).
 
@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use tidegate_engine::event::Publication;
 use tidegate_engine::id::GatewayId;
+use tidegate_engine::message::Source;
 
 /// What every line begins with: how the journal knows its own files.
 pub(super) const BEGINNING: &[u8] = b"{\"id\":";
@@ -45,6 +46,8 @@ struct Line<'a> {
     retain: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     resend: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    tombstone: bool,
 }
 
 /// Appends a publication's line, line break included.
@@ -71,6 +74,7 @@ pub(super) fn append(lines: &mut Vec<u8>, gateway: &GatewayId, publication: &Pub
             .then_some(publication.routing_key.as_str()),
         retain: message.retain,
         resend: publication.resend || message.duplicate,
+        tombstone: message.source == Source::Gateway,
     };
     let before = lines.len();
     // Text and numbers into memory: nothing can fail. Were it to, half a line must not stay.

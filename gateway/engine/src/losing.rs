@@ -1,0 +1,99 @@
+//! What is lost or discarded: into the ledger, with what caused it into one commit, and as tombstones to the upstreams. Passes values
+//! between the ledger, the journal and delivery; decides nothing about what is lost.
+
+use crate::event::{Loss, Notice, Op, Outcome, Output, Publication, Senml};
+use crate::id::{LaneId, MessageId, Tag, UpstreamId};
+use crate::journal::Item;
+use crate::ledger::tombstone;
+use crate::router::routing_key;
+use crate::{Engine, Stopping, Waiter};
+
+impl Engine {
+    /// Writes a loss down, to become durable together with `with`.
+    pub(super) fn lose(&mut self, loss: Loss, with: Option<Op>) {
+        self.with_losses.extend(with);
+        if loss.count == 0 {
+            return;
+        }
+        let Loss { lane, reason, count: messages, .. } = loss;
+        self.outputs.push_back(Output::Notice(Notice::Lost { lane, reason, messages }));
+        let (epoch, last) = (self.setup.epoch, &mut self.last);
+        self.ledger.add(self.now.instant, loss, || {
+            *last = last.next();
+            MessageId { epoch, seq: *last }
+        });
+    }
+
+    /// Orders what the ledger has to write, all of it in one commit.
+    pub(super) fn write_losses(&mut self) {
+        if self.losses_ordered {
+            return;
+        }
+        // What takes away goes first: in a full store it makes the room for the rest.
+        let mut ops = std::mem::take(&mut self.with_losses);
+        ops.extend(self.ledger.changes());
+        let Some(last) = ops.pop() else { return };
+        self.losses_ordered = true;
+        for op in ops {
+            self.journal.push(Item { op, waiter: None, joined: true });
+        }
+        self.journal.push(Item::new(last, Some(Waiter::Losses)));
+    }
+
+    /// Seals what is due for the upstreams that are there, and hands over what is sealed: one tombstone at a time for each.
+    pub(super) fn tell_losses(&mut self) {
+        if self.stopping != Stopping::No {
+            return;
+        }
+        let now = self.now;
+        for upstream in (0..=u16::MAX).map(UpstreamId).take(self.setup.upstreams.len()) {
+            if !self.delivery.has_room(upstream, false) {
+                continue;
+            }
+            let spool = &self.spool;
+            // What stood in a lane that nobody knows any more is told to the first.
+            let of =
+                |lane: Option<LaneId>| lane.and_then(|lane| spool.upstream(lane)).unwrap_or(UpstreamId(0));
+            let setup = &self.setup;
+            let sealed = self.ledger.seal(
+                now.instant,
+                |lane| of(lane) == upstream,
+                |id, common, amount| {
+                    let route = setup.routes.iter().find(|route| Some(route.lane) == common.lane);
+                    tombstone(id, common, amount, route, &setup.gateway, now.wall)
+                },
+            );
+            if let Some((id, op)) = sealed {
+                self.journal.push(Item::new(op, Some(Waiter::Sealed(id))));
+            }
+            let next = self.ledger.next(now.instant, |lane| of(lane) == upstream);
+            let Some((lane, message, resend)) = next else { continue };
+            let lane = lane.and_then(|lane| self.spool.index(lane)).unwrap_or_default();
+            let MessageId { seq, .. } = message.id;
+            let tag = self.delivery.sent(now.instant, upstream, lane, seq, message.device.clone(), resend);
+            self.ledger.sent(message.id, tag);
+            let routing_key = routing_key(self.spool.routing_key(lane), &message);
+            let senml = Senml::Untouched;
+            let publication = Publication { upstream, tag, message, routing_key, senml, resend };
+            self.outputs.push_back(Output::Publish(publication));
+        }
+    }
+
+    /// An upstream has said what became of a tombstone.
+    pub(super) fn tombstone_settled(&mut self, lane: usize, tag: Tag, outcome: Outcome) {
+        let reason = match outcome {
+            Outcome::Confirmed => {
+                if let Some(op) = self.ledger.confirmed(tag) {
+                    self.journal.push(Item::new(op, None));
+                }
+                return;
+            }
+            Outcome::Returned(text) => format!("returned as unroutable: {text}"),
+            Outcome::Nacked => "refused by the upstream (nack)".to_owned(),
+            Outcome::Refused(text) => format!("refused for good: {text}"),
+        };
+        self.ledger.refused(self.now.instant, tag);
+        let lane = self.spool.id(lane);
+        self.outputs.push_back(Output::Notice(Notice::TombstoneRefused { lane, reason }));
+    }
+}
