@@ -17,8 +17,9 @@ const RATIO_MOST: f64 = 2.0;
 const CPU_SHARE_MOST: f64 = 0.25;
 const GUESSING: &str = "A11";
 
-/// Acknowledgement times that a percentile is taken of, at the least: the attack is repeated until there are so many.
-const SAMPLES: usize = 1_000;
+/// Acknowledgement times that a percentile is taken of, at the least: the attack is repeated until there are so many. One in a
+/// hundred falls on a write-back or on a neighbour of this machine; of a thousand, ten would decide.
+const SAMPLES: usize = 4_000;
 const SAMPLES_SHORT: usize = 100;
 
 /// An honest device beside each attack.

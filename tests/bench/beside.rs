@@ -22,6 +22,7 @@ pub(crate) struct Device {
     /// The gateway's listener.
     address: SocketAddr,
     /// The device's password.
+    #[arg(allow_hyphen_values = true)]
     password: String,
 }
 
