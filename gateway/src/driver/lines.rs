@@ -24,6 +24,13 @@ const LINGER: Duration = Duration::from_secs(1);
 /// has about 150 bytes.
 const READ_BYTES: usize = 8 << 10;
 
+/// How long a round writes before others are heard: an acknowledgement that falls due meanwhile does not wait for all the copies of
+/// a message that many read.
+const ROUND_WRITES: Duration = Duration::from_micros(200);
+
+/// Lines that are put off for that at the most: they cost a round each, and with hundreds of readers copies go faster together.
+const PUT_OFF_MOST: usize = 64;
+
 /// A fact about a connection that the engine is to hear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fact {
@@ -86,8 +93,8 @@ pub(super) struct Lines {
     lingering_until: VecDeque<(Instant, ConnId)>,
     /// Wrapped streams that became writable.
     writable: Arc<Writable>,
-    /// Lines that became writable.
-    resumable: Vec<ConnId>,
+    /// Lines that became writable, or were put off.
+    resumable: VecDeque<ConnId>,
     /// Where every socket is read into.
     scratch: Box<[u8]>,
 }
@@ -105,7 +112,7 @@ impl Lines {
             lingering: ByNumber::default(),
             lingering_until: VecDeque::new(),
             writable: Arc::new(Writable::new(Arc::clone(bell))),
-            resumable: Vec::new(),
+            resumable: VecDeque::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
         }
     }
@@ -199,7 +206,7 @@ impl Lines {
             return;
         };
         if happened.writable && line.blocked {
-            self.resumable.push(conn);
+            self.resumable.push_back(conn);
         }
         let Side::Socket(socket) = &mut line.side else { return };
         socket.readable |= happened.readable;
@@ -265,15 +272,20 @@ impl Lines {
         }
     }
 
-    /// Writes what was ordered, as far as the connections take it, and reports what left and which are gone.
+    /// Writes what was ordered, as far as the connections take it and the time of a round goes, and reports what left and which
+    /// are gone.
     pub(super) fn flush(&mut self, facts: &mut Vec<Fact>) {
         let mut ordered = std::mem::take(&mut self.ordered);
         let mut gathered = std::mem::take(&mut self.gathered);
         let mut next = ordered.drain(..).peekable();
+        let began = Instant::now();
         while let Some((conn, bytes)) = next.next() {
             gathered.push(bytes);
             while let Some((_, bytes)) = next.next_if(|(other, _)| *other == conn) {
                 gathered.push(bytes);
+            }
+            if self.puts_off(began) {
+                self.put_off(conn);
             }
             self.write(conn, &mut gathered, facts);
             gathered.clear();
@@ -290,17 +302,32 @@ impl Lines {
         (self.ordered, self.gathered, self.finishing) = (ordered, gathered, finishing);
     }
 
-    /// Goes on with the lines that have become writable.
+    /// Goes on with the lines that have become writable or were put off, as far as the time of a round goes.
     pub(super) fn resume(&mut self, facts: &mut Vec<Fact>) {
         self.writable.take(&mut self.resumable);
-        let mut resumable = std::mem::take(&mut self.resumable);
-        for conn in resumable.drain(..) {
+        let began = Instant::now();
+        while let Some(conn) = self.resumable.pop_front() {
             if let Some(line) = self.lines.get_mut(&conn) {
                 line.blocked = false;
                 self.write(conn, &mut [], facts);
             }
+            if self.puts_off(began) {
+                return;
+            }
         }
-        self.resumable = resumable;
+    }
+
+    /// Whether what is left to be written in a round that began writing then can wait for the next.
+    fn puts_off(&self, began: Instant) -> bool {
+        self.resumable.len() < PUT_OFF_MOST && began.elapsed() >= ROUND_WRITES
+    }
+
+    /// Has a line keep what is written to it until [`Self::resume`], as if its socket were full.
+    fn put_off(&mut self, conn: ConnId) {
+        if let Some(line) = self.lines.get_mut(&conn).filter(|line| !line.blocked) {
+            line.blocked = true;
+            self.resumable.push_back(conn);
+        }
     }
 
     /// Ends the lines whose time for closing is over.
@@ -434,6 +461,25 @@ mod tests {
         assert_eq!(&read, b"abcdefgh");
         assert_eq!(facts.iter().map(sent).sum::<usize>(), 8);
         assert!(lines.idle());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_was_put_off_goes_on_in_order_and_before_its_end() {
+        let (mut lines, mut peer, _gate) = connected(64);
+        let mut facts = Vec::new();
+        lines.put_off(CONN);
+        lines.send(CONN, Bytes::from_static(b"ab"));
+        lines.flush(&mut facts);
+        lines.send(CONN, Bytes::from_static(b"cd"));
+        lines.close(CONN, Instant::now());
+        lines.flush(&mut facts);
+        assert_eq!(facts, [], "it waits for its turn");
+        assert!(lines.stirred(true), "which comes without a sleep");
+        lines.resume(&mut facts);
+        assert_eq!(facts, [Fact::Sent(CONN, 4), Fact::Closed(CONN)]);
+        let mut read = Vec::new();
+        peer.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"abcd");
     }
 
     #[tokio::test]

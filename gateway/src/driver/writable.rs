@@ -2,6 +2,7 @@
 //! the poller tells of them.
 
 use super::bell::Bell;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
 use tidegate_engine::id::ConnId;
@@ -24,8 +25,8 @@ impl Writable {
     }
 
     /// Adds to `ready` those that became writable.
-    pub(super) fn take(&self, ready: &mut Vec<ConnId>) {
-        ready.append(&mut self.ready.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(super) fn take(&self, ready: &mut VecDeque<ConnId>) {
+        ready.extend(self.ready.lock().unwrap_or_else(PoisonError::into_inner).drain(..));
     }
 }
 
