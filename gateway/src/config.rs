@@ -109,6 +109,31 @@ pub fn admin_listen(file: Option<&Path>) -> Result<Option<SocketAddr>, Mistakes>
     }
 }
 
+/// Reads which gateway it is and where its data is, and nothing else, for commands beside the gateway.
+///
+/// # Errors
+/// [`Mistakes`] when the file cannot be read, is not TOML, or has no proper values there.
+pub fn site(file: Option<&Path>) -> Result<Site, Mistakes> {
+    let source = source(file)?;
+    let report = Report::new(file, &source);
+    let base = file.and_then(Path::parent).unwrap_or(Path::new(""));
+    let site = document(&report, &source)
+        .and_then(|document| written::site(&report, &document, base, &Environment::of_process()));
+    match site {
+        Some(site) => Ok(site),
+        None => Err(Mistakes(report.into_found())),
+    }
+}
+
+/// Which gateway, and where its data is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// `gateway.id`.
+    pub gateway: GatewayId,
+    /// `gateway.data_dir`.
+    pub data_dir: PathBuf,
+}
+
 /// The text of a configuration; without a file, the empty one.
 fn source(file: Option<&Path>) -> Result<String, Mistakes> {
     let Some(file) = file else {

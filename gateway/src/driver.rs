@@ -31,8 +31,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant as StdInstant};
 use tidegate_engine::Engine;
-use tidegate_engine::event::{Input, Notice, Output, Publication, Setup, StoreFault};
-use tidegate_engine::id::UpstreamId;
+use tidegate_engine::event::{Input, Letter, Notice, Output, Publication, Setup, StoreFault};
+use tidegate_engine::id::{LaneId, LetterId, UpstreamId};
+use tidegate_engine::message::Message;
 use tidegate_engine::stats::Stats;
 use tidegate_engine::time::Now;
 use tokio::sync::{mpsc, oneshot};
@@ -119,6 +120,8 @@ enum Ask {
     Reload(Box<Setup>),
     Audit(String),
     Lanes { routes: Vec<(String, String)>, answer: oneshot::Sender<Result<Lanes, StoreFault>> },
+    Letters { letters: Vec<LetterId>, answer: oneshot::Sender<Result<Vec<Letter>, StoreFault>> },
+    Operator(Input),
     GiveBack,
     Stop,
 }
@@ -149,6 +152,26 @@ impl Handle {
         let (answer, answered) = oneshot::channel();
         self.0.send(Ask::Lanes { routes, answer }).await.map_err(|_| None)?;
         answered.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    /// Looks at dead letters, behind everything that has been ordered from the store.
+    ///
+    /// # Errors
+    /// What the store says; `None` when the driver has stopped.
+    pub async fn letters(&self, letters: Vec<LetterId>) -> Result<Vec<Letter>, Option<StoreFault>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Ask::Letters { letters, answer }).await.map_err(|_| None)?;
+        answered.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    /// Has dead letters sent again, each on its lane, as far as there is room; [`letters`](Self::letters) tells which are through.
+    pub async fn requeue(&self, letters: Vec<(LetterId, LaneId, Arc<Message>)>) {
+        let _ = self.0.send(Ask::Operator(Input::Requeue { letters })).await; // A driver that has stopped has them still.
+    }
+
+    /// Removes dead letters.
+    pub async fn purge(&self, letters: Vec<Letter>) {
+        let _ = self.0.send(Ask::Operator(Input::Purge { letters })).await; // As above.
     }
 
     /// Has the driver's thread give back the memory that it has free.
@@ -446,6 +469,8 @@ impl<S: Store + Send + 'static> Driver<S> {
             Ask::Audit(what) => self.parts.audit.configured(&what),
             Ask::GiveBack => memory::give_back(),
             Ask::Lanes { routes, answer } => self.order_store(Order::Lanes { routes, answer }),
+            Ask::Letters { letters, answer } => self.order_store(Order::Letters { letters, answer }),
+            Ask::Operator(input) => self.parts.engine.handle(now, input),
             Ask::Stop => {
                 self.stopping = true;
                 self.parts.engine.handle(now, Input::Stop);

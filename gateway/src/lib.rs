@@ -8,6 +8,7 @@ pub mod config;
 pub mod connection;
 pub mod driver;
 pub mod inbox;
+mod json;
 pub mod listen;
 pub mod logging;
 mod memory;

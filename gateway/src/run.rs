@@ -290,6 +290,16 @@ impl Gateway {
         self.onlookers.spawn(self.admin.clone().sample());
         self.onlookers.spawn(memory::give_back_now_and_then(self.handle.clone()));
         self.onlookers.spawn(notify::keep_telling(self.admin.clone()));
+        match admin::local::bind(&self.config.data_dir) {
+            Ok(listener) => {
+                let serving = admin::local::serve(listener, self.admin.clone());
+                self.onlookers.spawn(async { _ = serving.await });
+            }
+            Err(error) => tracing::warn!(
+                %error,
+                "there is no local socket in the data directory: commands that change things cannot reach this gateway"
+            ),
+        }
         if let Some(listener) = listener {
             announce("HTTP for administrators", listener.local_addr());
             let serving = admin::serve(listener, self.admin.clone());

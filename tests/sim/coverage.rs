@@ -42,6 +42,7 @@ paths! {
     loads_failed, 5, "loads that failed";
     rows_damaged, 5, "rows damaged";
     buried, 20, "dead letters";
+    requeued, 10, "dead letters sent again";
     holds, 20, "times that devices were told to hold";
     crashes, 500, "crashes of the gateway";
     crashes_with_backlog, 100, "crashes with rows on the disk";

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate::store::{Lanes, Orphan, Page, Store};
-use tidegate_engine::event::{LaneState, Op, RecordKey, Recovered, StoreFault};
-use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::event::{LaneState, Letter, Op, RecordKey, Recovered, StoreFault};
+use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::message::Message;
 
 /// What the medium is able to do at the moment.
@@ -31,6 +31,8 @@ struct Row {
 /// A message that no upstream would take, with the reason.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
+    /// Its number.
+    pub id: LetterId,
     /// The lane it stood in.
     pub lane: LaneId,
     /// The message.
@@ -67,6 +69,7 @@ pub struct Disk {
     /// The highest sequence number that any message had.
     last: Seq,
     dead: Vec<DeadLetter>,
+    letters: u64,
     records: BTreeMap<RecordKey, Bytes>,
     /// Written and not synced.
     unsynced: Option<Arc<[Op]>>,
@@ -193,12 +196,19 @@ impl Disk {
                 }
             }
             Op::Forget { lane, seq } => self.forget(*lane, *seq),
-            Op::Bury { lane, message, reason } => {
+            Op::Bury { lane, message, reason, .. } => {
                 self.forget(*lane, message.id.seq);
                 self.last = self.last.max(message.id.seq);
                 let (lane, message, reason) = (*lane, message.clone(), reason.clone());
-                self.dead.push(DeadLetter { lane, message, reason });
+                self.letters += 1;
+                self.dead.push(DeadLetter { id: LetterId(self.letters), lane, message, reason });
             }
+            Op::Requeue { letter, lane, message } => {
+                if self.remove_letter(*letter) {
+                    self.apply(&Op::Insert { lane: *lane, message: Arc::clone(message) });
+                }
+            }
+            Op::Purge { letter } => _ = self.remove_letter(*letter),
             Op::Put { key, value } => {
                 self.records.insert(key.clone(), value.clone());
             }
@@ -206,6 +216,12 @@ impl Disk {
                 self.records.remove(key);
             }
         }
+    }
+
+    fn remove_letter(&mut self, letter: LetterId) -> bool {
+        let before = self.dead.len();
+        self.dead.retain(|dead| dead.id != letter);
+        self.dead.len() < before
     }
 
     fn forget(&mut self, lane: LaneId, seq: Seq) {
@@ -264,7 +280,7 @@ impl Disk {
 
 /// Whether an operation needs room.
 fn adds(op: &Op) -> bool {
-    matches!(op, Op::Insert { .. } | Op::Bury { .. } | Op::Put { .. })
+    matches!(op, Op::Insert { .. } | Op::Bury { .. } | Op::Requeue { .. } | Op::Put { .. })
 }
 
 impl Store for Disk {
@@ -300,7 +316,19 @@ impl Store for Disk {
         }
         Ok(page)
     }
+
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault> {
         Ok(self.assign(routes))
+    }
+
+    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+        let found = letters.iter().filter_map(|id| self.dead.iter().find(|dead| dead.id == *id));
+        let letter = |dead: &DeadLetter| Letter {
+            id: dead.id,
+            route: self.lanes.get(&dead.lane).map(|lane| lane.route.clone()).unwrap_or_default(),
+            lane: Some(dead.lane).filter(|lane| self.lanes.contains_key(lane)),
+            message: Some(Arc::clone(&dead.message)),
+        };
+        Ok(found.map(letter).collect())
     }
 }

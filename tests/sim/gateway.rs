@@ -437,6 +437,7 @@ impl World {
     fn note(&mut self, notice: &Notice) -> Held {
         match notice {
             Notice::Buried { .. } => self.coverage.buried += 1,
+            Notice::Requeued { .. } => self.coverage.requeued += 1,
             Notice::Holding { on: true, .. } => self.coverage.holds += 1,
             Notice::SubscriberOverrun { client, .. } => {
                 self.coverage.overruns += 1;

@@ -17,6 +17,7 @@ mod mqtt_device;
 mod nonces;
 mod observer_device;
 mod observing;
+mod operator;
 pub(crate) mod oracle;
 pub(crate) mod payload;
 mod plan;

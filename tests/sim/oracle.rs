@@ -14,6 +14,7 @@
 //! - **P4** An id belongs to one message for ever. The second arrival of an id carries the resend mark; a message that
 //!   never was under way does not. A message has no more ids than times it was received; a CoAP exchange gives one id
 //!   in one life of the gateway; a QoS 2 message of a client that keeps its state has one id, ever.
+//!   A dead letter that is sent again has the mark, for its consumer may have it.
 //! - **P7** No PUBACK or PUBREC of 0x80 or above, no CoAP error but 5.03 and 4.29; acknowledgements in the order of reception.
 //! - What tombstones tell stands in `losses`: what is lost, no more and no less, once.
 //! - What local subscribers get stands in `subscribers`, what CoAP observers get in `observing`; that OSCORE uses no nonce twice
@@ -96,6 +97,8 @@ struct Copy {
     /// When the copy that arrived first was handed over, in steps.
     arrived_from: u64,
     buried: bool,
+    /// It was a dead letter and has been put back.
+    requeued: bool,
     damaged: bool,
 }
 
@@ -413,15 +416,20 @@ impl Oracle {
                     self.see(message)?;
                     self.inserts += 1;
                 }
-                Op::Bury { lane, message, reason } => {
+                Op::Bury { lane, message, reason, attempts: told } => {
                     let key = self.see(message)?;
                     let attempts = self.setup.limits.upstream_attempts;
                     let copy = self.copies.entry((*lane, key.device, message.id)).or_default();
                     if !copy.fatal && copy.refusals < attempts.min(2) {
                         broken!("P2: {key} is buried after {} refusals: {reason}", copy.refusals);
                     }
+                    let refusals = u32::from(copy.refusals) + u32::from(copy.fatal);
+                    if told.count != refusals || told.first.is_none() {
+                        broken!("{key} is buried after {refusals} refusals, and {told:?} is written down");
+                    }
                 }
-                Op::Forget { .. } | Op::Put { .. } | Op::Remove { .. } => {}
+                Op::Requeue { message, .. } => _ = self.see(message)?,
+                Op::Forget { .. } | Op::Purge { .. } | Op::Put { .. } | Op::Remove { .. } => {}
             }
         }
         self.ordered.push_back(batch.clone());
@@ -438,10 +446,26 @@ impl Oracle {
             if let Op::Put { key, value } = op {
                 self.retained.durable(key, value);
             }
-            let (Op::Insert { lane, message } | Op::Bury { lane, message, .. }) = op else { continue };
+            let (Op::Insert { lane, message }
+            | Op::Bury { lane, message, .. }
+            | Op::Requeue { lane, message, .. }) = op
+            else {
+                continue;
+            };
             let Some(device) = device_index(message) else { continue };
             let copy = self.copies.entry((*lane, device, message.id)).or_default();
             copy.safe = true;
+            if matches!(op, Op::Requeue { .. }) {
+                *copy = Copy {
+                    buried: false,
+                    requeued: true,
+                    fatal: false,
+                    refusals: 0,
+                    // What has arrived by now came before it, for it was not there.
+                    refusal_known: self.step,
+                    ..std::mem::take(copy)
+                };
+            }
             if matches!(op, Op::Bury { .. }) {
                 copy.buried = true;
                 if let Some(order) = self.orders.get_mut(&(*lane, device)) {
@@ -486,6 +510,9 @@ impl Oracle {
         }
         let copy = self.copies.entry((lane, key.device, id)).or_default();
         let order = self.orders.entry((lane, key.device)).or_default();
+        if copy.requeued && !message.duplicate {
+            broken!("P4: {key} {id:?} was a dead letter, and is sent again without the mark");
+        }
         if !copy.published {
             if publication.resend && id.epoch == epoch {
                 broken!("P4: {key} {id:?} was never handed over and has the resend mark");
@@ -529,7 +556,7 @@ impl Oracle {
         copy.arrivals += 1;
         if copy.arrivals > 1 {
             self.duplicates += 1;
-            if !publication.resend {
+            if !publication.resend && !copy.requeued {
                 broken!("P4: {key} {:?} arrives again on {lane:?} without the resend mark", message.id);
             }
             return Ok(());

@@ -26,9 +26,13 @@ pub(super) fn output(output: &Output) -> String {
                 .map(|op| match op {
                     Op::Insert { lane, message } => format!("insert {}:{}", lane.0, message.id.seq.0),
                     Op::Forget { lane, seq } => format!("forget {}:{}", lane.0, seq.0),
-                    Op::Bury { lane, message, reason } => {
+                    Op::Bury { lane, message, reason, .. } => {
                         format!("bury {}:{} ({reason})", lane.0, message.id.seq.0)
                     }
+                    Op::Requeue { letter, lane, message } => {
+                        format!("requeue {} {}:{}", letter.0, lane.0, message.id.seq.0)
+                    }
+                    Op::Purge { letter } => format!("purge {}", letter.0),
                     Op::Put { key, .. } => format!("put {:?} {:?}", key.kind, key.key),
                     Op::Remove { key } => format!("remove {:?} {:?}", key.kind, key.key),
                 })

@@ -7,6 +7,7 @@ use super::device::Device;
 use super::disk::Disk;
 use super::field::{Connection, Port};
 use super::gateway::Gateway;
+use super::operator::Operator;
 use super::oracle::{Held, Oracle, Violation};
 use super::plan::{MS, Plan, Protocol, SECOND};
 use super::trace::Trace;
@@ -67,6 +68,8 @@ pub(crate) enum Event {
     Out { device: usize, port: u16, bytes: Bytes },
     /// A device's timer.
     Wake { device: usize, at: u64 },
+    /// An operator looks after the dead letters.
+    Operator,
     /// Something goes wrong.
     Fault(super::faults::Fault),
     /// Nothing goes wrong any more.
@@ -105,6 +108,7 @@ pub(crate) struct World {
     pub(crate) ports: Vec<Port>,
     pub(crate) connections: BTreeMap<u64, Connection>,
     pub(crate) oracle: Oracle,
+    pub(crate) operator: Operator,
     pub(crate) coverage: Coverage,
     pub(crate) trace: Trace,
     pub(crate) mutant: Option<Mutant>,
@@ -137,6 +141,8 @@ impl World {
             ports: (0..).take(devices.len()).map(Port::new).collect(),
             connections: BTreeMap::new(),
             oracle,
+            // Whoever is there only for the simulation's own disk: power cuts come later.
+            operator: Operator::new(seed),
             devices,
             coverage: Coverage::default(),
             trace: Trace::new(traced),
@@ -165,6 +171,9 @@ impl World {
         world.clock.at(0, Event::Start);
         world.clock.at(world.plan.horizon, Event::Heal);
         world.schedule_faults();
+        if !world.plan.calm && world.real.is_none() {
+            world.schedule_operator();
+        }
         for device in 0..world.devices.len() {
             let at = world.rng.u64(..200 * MS);
             world.wake_at(device, at);
@@ -240,6 +249,7 @@ impl World {
             Event::In { device, port, bytes } => self.datagram_in(device, port, bytes),
             Event::Out { device, port, bytes } => self.datagram_out(device, port, &bytes)?,
             Event::Wake { device, at } => self.wake(device, at)?,
+            Event::Operator => self.operate(),
             Event::Fault(fault) => self.fault(fault)?,
             Event::Heal => self.heal(),
             Event::Look => self.look()?,

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use std::sync::Arc;
 use tidegate::store::{Lanes, Store};
-use tidegate_engine::event::{LaneState, Op, RecordKey, RecordKind, Recovered};
-use tidegate_engine::id::{DeviceId, LaneId, MessageId, Seq};
+use tidegate_engine::event::{Attempts, Failure, LaneState, Op, RecordKey, RecordKind, Recovered};
+use tidegate_engine::id::{DeviceId, LaneId, LetterId, MessageId, Seq};
 use tidegate_engine::message::{Message, Properties, Qos, Source};
 use tidegate_engine::time::Stamp;
 use tidegate_engine::topic::Topic;
@@ -47,6 +47,8 @@ macro_rules! store_contract {
             counters_are_exact_after_a_restart
             the_last_sequence_number_is_never_given_again
             burying_takes_a_message_out_of_its_lane
+            a_dead_letter_that_is_requeued_stands_in_its_place_again
+            a_dead_letter_that_is_purged_is_gone_for_good
             records_are_kept_replaced_and_removed
             an_epoch_is_never_used_twice
             a_route_keeps_its_lane
@@ -134,8 +136,9 @@ fn same(found: &[Message], expected: &[Arc<Message>]) {
 #[allow(missing_docs)] // the names say what each one holds the store to
 mod points {
     use super::{
-        Arc, Bytes, LaneId, LaneState, Medium, Message, MessageId, Op, Properties, Qos, ROUTES, RecordKey,
-        RecordKind, Seq, Source, Stamp, Topic, all, forget, insert, message, message_with, open, same, seqs,
+        Arc, Attempts, Bytes, Failure, LaneId, LaneState, LetterId, Medium, Message, MessageId, Op,
+        Properties, Qos, ROUTES, RecordKey, RecordKind, Seq, Source, Stamp, Store, Topic, all, forget,
+        insert, message, message_with, open, same, seqs,
     };
     use std::collections::BTreeMap;
 
@@ -290,7 +293,14 @@ mod points {
         assert_eq!(medium.open(ROUTES).recovered.last, Seq(5));
         // A message that was never in a lane and goes to the dead letters at once.
         let (mut store, lane, _) = open(medium);
-        store.commit(&[Op::Bury { lane, message: message(8), reason: "too large".into() }]).unwrap();
+        store
+            .commit(&[Op::Bury {
+                lane,
+                message: message(8),
+                reason: "too large".into(),
+                attempts: Attempts::default(),
+            }])
+            .unwrap();
         drop(store);
         assert_eq!(medium.open(ROUTES).recovered.last, Seq(8));
         // Whatever becomes of the route.
@@ -301,11 +311,54 @@ mod points {
     pub fn burying_takes_a_message_out_of_its_lane(medium: &mut dyn Medium) {
         let (mut store, lane, _) = open(medium);
         store.commit(&[insert(lane, 1), insert(lane, 2)]).unwrap();
-        let bury = |n| Op::Bury { lane, message: message(n), reason: "returned 5 times".into() };
-        store.commit(&[bury(1), bury(3)]).unwrap();
+        store.commit(&[bury(lane, 1), bury(lane, 3)]).unwrap();
         assert_eq!(seqs(&mut *store, lane), [2]);
         drop(store);
         assert_eq!(medium.open(ROUTES).recovered.lanes[0].rows, 1);
+    }
+
+    fn bury(lane: LaneId, seq: u64) -> Op {
+        let first = Some(Failure { unix_ms: 5, text: "no route".into() });
+        let attempts = Attempts { count: 5, first };
+        Op::Bury { lane, message: message(seq), reason: "returned 5 times".into(), attempts }
+    }
+
+    pub fn a_dead_letter_that_is_requeued_stands_in_its_place_again(medium: &mut dyn Medium) {
+        let (mut store, lane, _) = open(medium);
+        store.commit(&[insert(lane, 1), insert(lane, 2), insert(lane, 3)]).unwrap();
+        store.commit(&[bury(lane, 2)]).unwrap();
+        let all: Vec<LetterId> = (1..=9).map(LetterId).collect();
+        let letters = store.letters(&all).unwrap();
+        assert_eq!(letters.len(), 1, "the others are not there");
+        let letter = &letters[0];
+        assert_eq!((letter.lane, letter.route.as_str()), (Some(lane), "first"));
+        assert_eq!(letter.message.as_deref(), Some(&*message(2)));
+        let marked = Arc::new(Message { duplicate: true, ..(*message(2)).clone() });
+        let requeue = Op::Requeue { letter: letter.id, lane, message: Arc::clone(&marked) };
+        // The second time nothing is there to be moved.
+        store.commit(&[requeue.clone(), requeue.clone()]).unwrap();
+        store.commit(&[requeue]).unwrap();
+        drop(store);
+        let opened = medium.open(ROUTES);
+        assert_eq!(opened.recovered.lanes[0].rows, 3);
+        let mut store = opened.store;
+        same(&super::all(&mut *store, lane), &[message(1), marked, message(3)]);
+        assert!(store.letters(&all).unwrap().is_empty());
+    }
+
+    pub fn a_dead_letter_that_is_purged_is_gone_for_good(medium: &mut dyn Medium) {
+        let (mut store, lane, _) = open(medium);
+        store.commit(&[bury(lane, 1), bury(lane, 2)]).unwrap();
+        let ids = |store: &mut dyn Store| {
+            let found = store.letters(&(1..=9).map(LetterId).collect::<Vec<_>>()).unwrap();
+            found.into_iter().map(|letter| letter.id).collect::<Vec<_>>()
+        };
+        let there = ids(&mut *store);
+        store.commit(&[Op::Purge { letter: there[0] }, Op::Purge { letter: LetterId(77) }]).unwrap();
+        drop(store);
+        let (mut store, ..) = open(medium);
+        assert_eq!(ids(&mut *store), there[1..]);
+        assert!(seqs(&mut *store, lane).is_empty());
     }
 
     pub fn records_are_kept_replaced_and_removed(medium: &mut dyn Medium) {
@@ -399,7 +452,12 @@ mod points {
                         }
                         (_, Some(seq)) => {
                             if let Some(message) = model[n].remove(seq) {
-                                ops.push(Op::Bury { lane: lanes[n], message, reason: "no".into() });
+                                ops.push(Op::Bury {
+                                    lane: lanes[n],
+                                    message,
+                                    reason: "no".into(),
+                                    attempts: Attempts::default(),
+                                });
                             }
                         }
                     }

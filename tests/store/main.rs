@@ -6,6 +6,7 @@ mod contract;
 mod crash;
 mod damage;
 mod full;
+mod migration;
 mod opening;
 mod writer;
 

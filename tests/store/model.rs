@@ -4,8 +4,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use tidegate::store::{Lanes, Page, Store};
-use tidegate_engine::event::{Op, StoreFault};
-use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::event::{Letter, Op, StoreFault};
+use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_tests::sim::disk::Disk;
 use tidegate_tests::store_contract::{Medium, Reopened};
 
@@ -23,6 +23,10 @@ impl Store for Model {
 
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault> {
         self.0.borrow_mut().lanes(routes)
+    }
+
+    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+        self.0.borrow_mut().letters(letters)
     }
 }
 

@@ -8,8 +8,8 @@ use tidegate::inbox::inbox;
 use tidegate::store::sqlite::open;
 use tidegate::store::writer::{Order, OrderError, StopError, Writer};
 use tidegate::store::{Lanes, Page, Store};
-use tidegate_engine::event::{Batch, Input, Op, StoreFault};
-use tidegate_engine::id::{BatchId, LaneId, Seq};
+use tidegate_engine::event::{Batch, Input, Letter, Op, StoreFault};
+use tidegate_engine::id::{BatchId, LaneId, LetterId, Seq};
 use tidegate_tests::store_contract::{insert, seqs};
 use tokio::sync::{mpsc::Receiver, oneshot};
 
@@ -111,6 +111,10 @@ impl Store for Fragile {
 
     fn lanes(&mut self, _: &[(&str, &str)]) -> Result<Lanes, StoreFault> {
         Ok(Lanes::default())
+    }
+
+    fn letters(&mut self, _: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+        Ok(Vec::new())
     }
 }
 

@@ -1,12 +1,12 @@
 //! The upstreams' side: whether each is there, what is under way in its window, which devices are held because a message
 //! of theirs was refused, and when to try again. Does not know where messages are kept.
 
-use crate::event::UpstreamSetup;
+use crate::event::{Attempts, UpstreamSetup};
 use crate::id::{DeviceId, Seq, Tag, UpstreamId};
 use crate::limits::Limits;
 use crate::mutant::{Mutant, Planted};
 use crate::stats::UpstreamStats;
-use crate::time::{Duration, Instant};
+use crate::time::{Duration, Instant, Now};
 use std::collections::BTreeMap;
 
 /// What part of a window is used for what is safe already, while devices wait for what is not: enough to go on, little
@@ -24,12 +24,12 @@ pub(crate) struct Flight {
 }
 
 /// What to do with a message that was refused for now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// Keep it; it will be tried again, and later messages of its device wait.
     TryAgain,
     /// It was refused too often: dead letter.
-    GiveUp,
+    GiveUp(Attempts),
 }
 
 #[derive(Debug)]
@@ -45,8 +45,8 @@ struct Upstream {
 /// A device whose messages wait on one lane until the refused ones are through.
 #[derive(Debug)]
 struct Hold {
-    /// The refused messages and how often each was refused.
-    refused: BTreeMap<Seq, u8>,
+    /// The refused messages and what was tried with each.
+    refused: BTreeMap<Seq, Attempts>,
     retry_at: Instant,
 }
 
@@ -193,19 +193,26 @@ impl Delivery {
     }
 
     /// A message was refused for now. Its later attempts come first; its device's other messages on that lane wait.
-    pub(crate) fn refused(&mut self, now: Instant, flight: &Flight) -> Refusal {
+    pub(crate) fn refused(&mut self, now: Now, flight: &Flight, text: &str) -> Refusal {
         let hold = self
             .holds
             .entry((flight.lane, flight.device.clone()))
-            .or_insert_with(|| Hold { refused: BTreeMap::new(), retry_at: now });
-        let count = hold.refused.entry(flight.seq).or_insert(0);
-        *count = count.saturating_add(1);
-        if *count >= self.attempts {
-            return Refusal::GiveUp;
+            .or_insert_with(|| Hold { refused: BTreeMap::new(), retry_at: now.instant });
+        let attempts = hold.refused.entry(flight.seq).or_default();
+        *attempts = std::mem::take(attempts).and(now.wall.unix_ms, text);
+        if attempts.count >= u32::from(self.attempts) {
+            return Refusal::GiveUp(attempts.clone());
         }
-        let doublings = u32::from(*count - 1).min(8);
-        hold.retry_at = now.after(self.retry_after * (1 << doublings));
+        let doublings = (attempts.count - 1).min(8);
+        hold.retry_at = now.instant.after(self.retry_after * (1 << doublings));
         Refusal::TryAgain
+    }
+
+    /// A message was refused for good: what was tried with it, this time included.
+    pub(crate) fn refused_for_good(&self, now: Now, flight: &Flight, text: &str) -> Attempts {
+        let hold = self.holds.get(&(flight.lane, flight.device.clone()));
+        let before = hold.and_then(|hold| hold.refused.get(&flight.seq)).cloned().unwrap_or_default();
+        before.and(now.wall.unix_ms, text)
     }
 
     /// A message is through (confirmed or buried). True when that lets messages go on that were held.

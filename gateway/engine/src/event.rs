@@ -14,9 +14,11 @@ pub use notice::{Action, Notice, Proof};
 pub use setup::{
     Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
 };
-pub use store::{Batch, LaneState, Op, RecordKey, RecordKind, Recovered, StoreFault};
+pub use store::{
+    Attempts, Batch, Failure, LaneState, Letter, Op, RecordKey, RecordKind, Recovered, StoreFault,
+};
 
-use crate::id::{BatchId, ConnId, DeviceId, LaneId, Seq, Tag, UpstreamId};
+use crate::id::{BatchId, ConnId, DeviceId, LaneId, LetterId, Seq, Tag, UpstreamId};
 use crate::message::Message;
 use crate::topic::Topic;
 use bytes::Bytes;
@@ -186,6 +188,17 @@ pub enum Input {
         /// The store's own note of it: a record that is removed in the commit that makes the ledger's entry durable. With it a crash makes the
         /// store report the loss again exactly if the ledger does not have it.
         note: Option<RecordKey>,
+    },
+    /// An operator wants dead letters sent again. Those for which there is no room at the moment
+    /// ([`Limits::requeued_bytes`](crate::limits::Limits::requeued_bytes)) stay where they are; whoever asked looks.
+    Requeue {
+        /// Each with the lane of its route and its message.
+        letters: Vec<(LetterId, LaneId, Arc<Message>)>,
+    },
+    /// An operator wants dead letters removed for good.
+    Purge {
+        /// Which.
+        letters: Vec<Letter>,
     },
     /// An upstream is connected and takes messages.
     UpstreamUp {

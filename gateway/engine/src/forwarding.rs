@@ -2,7 +2,7 @@
 //! the windows are `delivery`'s and the order within a lane is the lane's.
 
 use crate::delivery::{Flight, Refusal};
-use crate::event::{Outcome, Output, Publication};
+use crate::event::{Attempts, Outcome, Output, Publication};
 use crate::id::{Tag, UpstreamId};
 use crate::mutant::Mutant;
 use crate::router::routing_key;
@@ -44,9 +44,13 @@ impl Engine {
         }
         match outcome {
             Outcome::Confirmed => self.confirmed(&flight),
-            Outcome::Returned(text) => self.refused(&flight, || format!("returned as unroutable: {text}")),
-            Outcome::Nacked => self.refused(&flight, || "refused by the upstream (nack)".to_owned()),
-            Outcome::Refused(text) => self.bury(&flight, format!("refused for good: {text}")),
+            Outcome::Returned(text) => self.refused(&flight, format!("returned as unroutable: {text}")),
+            Outcome::Nacked => self.refused(&flight, "refused by the upstream (nack)".to_owned()),
+            Outcome::Refused(text) => {
+                let reason = format!("refused for good: {text}");
+                let attempts = self.delivery.refused_for_good(self.now, &flight, &reason);
+                self.bury(&flight, reason, attempts);
+            }
         }
     }
 
@@ -58,15 +62,15 @@ impl Engine {
         }
     }
 
-    fn refused(&mut self, flight: &Flight, reason: impl FnOnce() -> String) {
-        match self.delivery.refused(self.now.instant, flight) {
+    fn refused(&mut self, flight: &Flight, reason: String) {
+        match self.delivery.refused(self.now, flight, &reason) {
             Refusal::TryAgain => self.spool.unsent(flight.lane, flight.seq, false),
-            Refusal::GiveUp => self.bury(flight, reason()),
+            Refusal::GiveUp(attempts) => self.bury(flight, reason, attempts),
         }
     }
 
-    fn bury(&mut self, flight: &Flight, reason: String) {
-        if let Some(save) = self.spool.bury(flight.lane, flight.seq, reason) {
+    fn bury(&mut self, flight: &Flight, reason: String, attempts: Attempts) {
+        if let Some(save) = self.spool.bury(flight.lane, flight.seq, reason, attempts) {
             self.saves.push(save);
         }
     }

@@ -26,9 +26,11 @@ impl<W> Item<W> {
 
     fn bytes(&self) -> usize {
         match &self.op {
-            Op::Insert { message, .. } | Op::Bury { message, .. } => message.footprint(),
+            Op::Insert { message, .. } | Op::Bury { message, .. } | Op::Requeue { message, .. } => {
+                message.footprint()
+            }
             Op::Put { key, value } => key.key.len() + value.len(),
-            Op::Forget { .. } | Op::Remove { .. } => 16,
+            Op::Forget { .. } | Op::Remove { .. } | Op::Purge { .. } => 16,
         }
     }
 

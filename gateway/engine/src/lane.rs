@@ -12,7 +12,7 @@ use crate::id::{DeviceId, LaneId, Seq, UpstreamId};
 use crate::message::Message;
 use crate::stats::LaneStats;
 use crate::time::{Duration, Instant};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Whom to tell when a message is safe: an index of the core's table of receipts.
@@ -88,6 +88,8 @@ pub(crate) struct Lane {
     entries: VecDeque<Entry>,
     gone: usize,
     bytes: usize,
+    /// Those that were put back among the others, with their bytes.
+    put_back: BTreeMap<Seq, usize>,
     /// Entries before this index have nothing to hand over.
     cursor: usize,
     /// Everything of the lane up to here has been in memory.
@@ -117,6 +119,7 @@ impl Lane {
             entries: VecDeque::new(),
             gone: 0,
             bytes: 0,
+            put_back: BTreeMap::new(),
             cursor: 0,
             loaded_upto: Seq(0),
             tail: None,
@@ -171,6 +174,30 @@ impl Lane {
             self.spills.push_back((at, entry.seq));
         }
         self.entries.push_back(entry);
+    }
+
+    /// Puts a message that had left the lane in its place among the others.
+    pub(crate) fn put_back(&mut self, entry: Entry) {
+        let footprint = entry.message.footprint();
+        let seq = entry.seq;
+        match self.entries.binary_search_by_key(&seq, |entry| entry.seq) {
+            // What is left of it from before, which counts for nothing any more.
+            Ok(index) => {
+                self.entries.remove(index);
+                self.gone = self.gone.saturating_sub(1);
+                self.entries.insert(index, entry);
+            }
+            Err(index) => self.entries.insert(index, entry),
+        }
+        self.loaded_upto = self.loaded_upto.max(seq);
+        self.bytes += footprint;
+        self.put_back.insert(seq, footprint);
+        self.rewind();
+    }
+
+    /// Bytes of messages that were put back and are not through.
+    pub(crate) fn put_back_bytes(&self) -> usize {
+        self.put_back.values().sum()
     }
 
     pub(crate) fn loaded_upto(&self) -> Seq {
@@ -248,6 +275,7 @@ impl Lane {
         entry.state = State::Gone;
         self.gone += 1;
         self.bytes -= entry.message.footprint();
+        self.put_back.remove(&seq);
         while self.entries.front().is_some_and(|entry| entry.state == State::Gone) {
             self.entries.pop_front();
             self.gone -= 1;

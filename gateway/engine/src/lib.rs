@@ -8,6 +8,7 @@
 //! `receipts` remembers who waits for what, `ledger` what was lost.
 
 mod accepting;
+mod dead;
 mod delivery;
 pub mod encoding;
 pub mod event;
@@ -56,6 +57,8 @@ enum Waiter {
     Saved(Row),
     /// A message is a dead letter.
     Buried(Row),
+    /// A dead letter stands in its lane again.
+    Requeued,
     /// Something that a receipt waits for.
     Ticket(Ticket),
     /// What the ledger of losses had to write.
@@ -88,6 +91,8 @@ pub struct Engine {
     turn: usize,
     outputs: VecDeque<Output>,
     saves: Vec<Save>,
+    /// Bytes of dead letters whose way back into their lanes is being committed.
+    requeuing_bytes: usize,
     /// A fact has come that `turn_over` has not worked on yet.
     stirred: bool,
     hold: Hold,
@@ -126,6 +131,7 @@ impl Engine {
             turn: 0,
             outputs: VecDeque::new(),
             saves: Vec::new(),
+            requeuing_bytes: 0,
             stirred: true,
             hold: Hold::Nobody,
             stopping: Stopping::No,
@@ -201,6 +207,8 @@ impl Engine {
                 }
             }
             Input::Lost { loss, note } => self.lose(loss, note.map(|key| Op::Remove { key })),
+            Input::Requeue { letters } => self.requeue(letters),
+            Input::Purge { letters } => self.purge(letters),
             Input::UpstreamUp { upstream } => self.delivery.up(upstream),
             Input::UpstreamDown { upstream } => self.upstream_down(upstream),
             Input::UpstreamBlocked { upstream, blocked } => {

@@ -154,6 +154,9 @@ pub struct Limits {
     pub unsafe_bytes: usize,
     /// Bytes of messages waiting on the disk in all (`spool.max_size`). Above it devices are told to hold.
     pub spool_bytes: u64,
+    /// Bytes of dead letters that are sent again and not through, in memory beside what a lane may have there. Above it no
+    /// further ones are taken back.
+    pub requeued_bytes: usize,
     /// Changes gathered into one commit at the most.
     pub commit_ops: usize,
     /// Bytes gathered into one commit at the most.
@@ -257,6 +260,7 @@ impl Default for Limits {
             lane_memory_bytes: 4 << 20,
             unsafe_bytes: 16 << 20,
             spool_bytes: 1 << 30,
+            requeued_bytes: 4 << 20,
             commit_ops: 4_096,
             commit_bytes: 4 << 20,
             commit_enough: 512,

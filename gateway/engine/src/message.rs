@@ -69,7 +69,8 @@ pub struct Message {
     pub qos: Qos,
     /// The publisher's RETAIN flag.
     pub retain: bool,
-    /// The device marked it as sent before (MQTT's DUP) and we did not know it: an upstream may have it already.
+    /// An upstream may have it already: the device marked it as sent before (MQTT's DUP) and we did not know it, or it is a dead
+    /// letter that is sent again.
     pub duplicate: bool,
     /// The protocol by which it came.
     pub source: Source,

@@ -58,6 +58,8 @@ pub enum Mutant {
     StreamNotConfirmable,
     /// A request on a CoAP stream is answered although a later one has its token.
     OvertakenAnswered,
+    /// A dead letter is sent again without the mark.
+    RequeuedUnmarked,
     /// The store does not sync what it commits, only before it writes the WAL back.
     SynchronousNormal,
     /// The store commits each change of a batch on its own.
@@ -69,7 +71,7 @@ impl Mutant {
     pub const STORE: [Self; 2] = [Self::SynchronousNormal, Self::CommitParted];
 
     /// All of the engine, in order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -97,6 +99,7 @@ impl Mutant {
         Self::NotificationsRestart,
         Self::StreamNotConfirmable,
         Self::OvertakenAnswered,
+        Self::RequeuedUnmarked,
     ];
 }
 

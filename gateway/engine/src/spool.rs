@@ -1,7 +1,7 @@
 //! Decides where each message is safe and keeps the lanes in order. It tells what to commit and what to load, and who may
 //! be told that a message is safe; it does not speak to devices, the store or upstreams itself.
 
-use crate::event::{Durability, LaneState, Op, RouteSetup, Senml};
+use crate::event::{Attempts, Durability, LaneState, Op, RouteSetup, Senml};
 use crate::id::{LaneId, Seq, UpstreamId};
 use crate::lane::{Entry, Lane, Place, State, Ticket};
 use crate::limits::Limits;
@@ -373,7 +373,13 @@ impl Spool {
     }
 
     /// The message goes to the dead letters: the commit that does it.
-    pub(crate) fn bury(&mut self, index: usize, seq: Seq, reason: String) -> Option<Save> {
+    pub(crate) fn bury(
+        &mut self,
+        index: usize,
+        seq: Seq,
+        reason: String,
+        attempts: Attempts,
+    ) -> Option<Save> {
         let lane = self.lanes.get_mut(index)?;
         let id = lane.id;
         let entry = lane.get(seq)?;
@@ -384,7 +390,7 @@ impl Spool {
         }
         let message = Arc::clone(&entry.message);
         let row = Row { lane: index, seq, footprint: message.footprint(), ticket: None };
-        Some(Save { op: Op::Bury { lane: id, message, reason }, row })
+        Some(Save { op: Op::Bury { lane: id, message, reason, attempts }, row })
     }
 
     /// The message is a dead letter.
@@ -402,6 +408,41 @@ impl Spool {
         lane.stats.buried += 1;
         lane.stats.waiting = lane.stats.waiting.saturating_sub(1);
         consequence
+    }
+}
+
+/// Dead letters that are sent again.
+impl Spool {
+    /// A dead letter stands in its lane again, on the medium, where it stood before: a message is there under the number that
+    /// it was accepted with.
+    pub(crate) fn requeued(&mut self, index: usize, message: &Arc<Message>) {
+        let Some(lane) = self.lanes.get_mut(index) else { return };
+        let seq = message.id.seq;
+        if lane.get(seq).is_some() {
+            return;
+        }
+        lane.stats.waiting += 1;
+        lane.stats.on_disk += 1;
+        lane.stats.on_disk_bytes += message.footprint() as u64;
+        if let Some(tail) = lane.tail.filter(|_| seq > lane.loaded_upto()) {
+            // It comes with a page.
+            lane.tail = Some(tail.max(seq));
+            return;
+        }
+        lane.put_back(Entry {
+            seq,
+            message: Arc::clone(message),
+            ticket: None,
+            place: Place::Disk,
+            state: State::Waiting,
+            disk_first: false,
+            resend: true,
+        });
+    }
+
+    /// Bytes of such messages that are in memory.
+    pub(crate) fn requeued_bytes(&self) -> usize {
+        self.lanes.iter().map(Lane::put_back_bytes).sum()
     }
 }
 

@@ -69,7 +69,7 @@ impl Engine {
                 Some(Waiter::Buried(row)) => {
                     let consequence = self.spool.buried(row);
                     self.follow(consequence, true);
-                    if let Op::Bury { lane, message, reason } = item.op {
+                    if let Op::Bury { lane, message, reason, .. } = item.op {
                         if self.delivery.through(self.now.instant, row.lane, &message.device, row.seq) {
                             self.spool.rewind(row.lane);
                         }
@@ -80,6 +80,7 @@ impl Engine {
                         }));
                     }
                 }
+                Some(Waiter::Requeued) => self.requeued(&item.op),
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
                 Some(Waiter::Losses) => self.losses_ordered = false,
                 Some(Waiter::Sealed(id)) => self.ledger.is_sealed(self.now.instant, id),

@@ -1,6 +1,7 @@
 //! The HTTP side: which path answers what, and who may ask. Reads only; no cross-origin access; a `Host` that is a
 //! name somebody else controls is refused, so that a web page cannot reach the gateway through the browser (DNS rebinding).
 
+use super::bounded::Bounded;
 use super::{Admin, metrics};
 use crate::listen::BindError;
 use crate::web::host_is_ours;
@@ -11,15 +12,12 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::serve::Listener;
 use axum::{Json, Router};
 use serde::Serialize;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
 
 /// Connections of administrators and their tools at the same time; the next ones wait in the kernel.
 const CONNECTIONS: usize = 32;
@@ -43,16 +41,18 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
 /// # Errors
 /// None in practice: failures of single connections do not end it.
 pub async fn serve(listener: TcpListener, admin: Admin) -> io::Result<()> {
-    let router = Router::new()
+    let router = looking().layer(from_fn(guard)).with_state(admin);
+    axum::serve(Bounded::new(listener, CONNECTIONS), router).await
+}
+
+/// Everything that only looks.
+pub(super) fn looking() -> Router<Admin> {
+    Router::new()
         .route("/", get(index))
         .route("/health", get(health))
         .route("/health/live", get(live))
         .route("/metrics", get(metrics))
         .route("/status", get(status))
-        .layer(from_fn(guard))
-        .with_state(admin);
-    let listener = Bounded { listener, places: Arc::new(Semaphore::new(CONNECTIONS)) };
-    axum::serve(listener, router).await
 }
 
 /// What `GET /health` answers.
@@ -121,7 +121,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 /// Checks who asks, bounds the time, and says that answers are neither kept nor guessed at.
-async fn guard(request: Request<Body>, next: Next) -> Response {
+pub(super) async fn guard(request: Request<Body>, next: Next) -> Response {
     let host = request.headers().get(HOST).map(|value| value.to_str().unwrap_or(""));
     if !host.is_none_or(host_is_ours) {
         let advice = "Ask by IP address or as localhost: other host names are refused, so that a web page cannot reach the gateway through a browser.\n";
@@ -133,71 +133,4 @@ async fn guard(request: Request<Body>, next: Next) -> Response {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-/// Accepts no more connections than there are places.
-struct Bounded {
-    listener: TcpListener,
-    places: Arc<Semaphore>,
-}
-
-impl Listener for Bounded {
-    type Io = Held;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Held, SocketAddr) {
-        loop {
-            let Ok(place) = Arc::clone(&self.places).acquire_owned().await else {
-                // The semaphore is never closed; waiting for ever is what "no place" means.
-                std::future::pending::<()>().await;
-                continue;
-            };
-            let (stream, peer) = Listener::accept(&mut self.listener).await;
-            return (Held { stream, _place: place }, peer);
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
-}
-
-/// A connection with its place.
-struct Held {
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
-}
-
-mod held {
-    //! Passes everything on to the stream.
-
-    use super::Held;
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-    impl AsyncRead for Held {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            cx: &mut Context<'_>,
-            buf: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_read(cx, buf)
-        }
-    }
-
-    impl AsyncWrite for Held {
-        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            Pin::new(&mut self.stream).poll_write(cx, buf)
-        }
-
-        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_flush(cx)
-        }
-
-        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Pin::new(&mut self.stream).poll_shutdown(cx)
-        }
-    }
 }

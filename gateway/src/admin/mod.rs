@@ -1,12 +1,16 @@
-//! The administrator's side: health, metrics and status over HTTP, on loopback unless the operator says otherwise.
-//! It only looks: nothing here changes what the gateway does.
+//! The administrator's side, in HTTP: health, metrics and status on a port, on loopback unless the operator says otherwise, where
+//! it only looks; and on a local socket, for those who run this host, what changes things as well.
 
+mod bounded;
+mod dead;
 mod http;
+pub mod local;
 mod metrics;
 mod process;
 mod rates;
 pub mod status;
 
+pub use dead::{Letters, Moved, Stayed};
 pub use status::Status;
 
 use crate::driver::{Handle, Snapshot};

@@ -2,9 +2,13 @@
 //! Starting the gateway itself is the caller's business; this only hands over the configuration.
 
 mod check;
+mod dead;
 mod device;
 mod http;
+mod moment;
+mod selection;
 mod status;
+mod table;
 
 use crate::config::{self, Config, Mistakes};
 use clap::{Parser, Subcommand};
@@ -68,6 +72,8 @@ enum Command {
     Device(device::Device),
     /// Say how the running gateway is: uplinks, rates, what waits
     Status(status::Args),
+    /// Look at the messages that no upstream would take, send them again, or give them up
+    Dead(dead::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -123,6 +129,7 @@ pub fn run_with(
         },
         Command::Device(device) => device::run(&device, out, err),
         Command::Status(args) => status::show(&args, file, out, err),
+        Command::Dead(args) => dead::run(&args, file, out, err),
     };
     match done {
         Ok(exit) => exit,

@@ -1,6 +1,7 @@
 //! `tidegate status`: asks the running gateway how it is and lays the answer out for a person, or hands it on to a script.
 
 use super::http::{self, HttpError};
+use super::table::{plain, table};
 use super::{Exit, refuse};
 use crate::admin::status::{Protocol, Status};
 use crate::config;
@@ -188,31 +189,6 @@ fn traffic(p: &Protocol) -> String {
     text
 }
 
-/// Writes rows beneath their heads: names to the left, the rest to the right.
-fn table(text: &mut String, head: &[&str], rows: Vec<Vec<String>>) {
-    if rows.is_empty() {
-        return;
-    }
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
-        cells.chain([head[column].chars().count()]).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let heads: Vec<String> = head.iter().map(|head| (*head).to_owned()).collect();
-    text.push('\n');
-    for row in std::iter::once(&heads).chain(&rows) {
-        let mut line = String::new();
-        for (i, (cell, width)) in row.iter().zip(&widths).enumerate() {
-            let _ = match i {
-                0 => write!(line, "{cell:width$}"),
-                _ => write!(line, "  {cell:>width$}"),
-            };
-        }
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-}
-
 /// A size to look at: three figures or so.
 fn bytes(bytes: u64) -> String {
     let mut unit = "B";
@@ -245,14 +221,9 @@ fn elapsed(time: Duration) -> String {
     }
 }
 
-/// Text that came from elsewhere must not steer the terminal.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{bytes, elapsed, human, plain};
+    use super::{bytes, elapsed, human};
     use crate::admin::status::{Route, Status, Upstream};
     use std::time::Duration;
 
@@ -282,6 +253,5 @@ mod tests {
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("DOWN"), "{text}");
         assert!(text.lines().any(|line| line.starts_with("readings") && line.contains("12")), "{text}");
-        assert_eq!(plain("a\nb"), "a\u{fffd}b");
     }
 }

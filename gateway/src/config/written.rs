@@ -8,7 +8,7 @@ use super::mistake::quoted;
 use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{CoapDtls, Config, devices, limits, resources, routes, schema, serial, upstreams};
+use super::{CoapDtls, Config, Site, devices, limits, resources, routes, schema, serial, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use tidegate_engine::event::{Anonymous, DeviceSetup};
@@ -41,12 +41,8 @@ pub(super) fn config(
     let root =
         Section::new(report, &schema::ROOT, String::new(), Some(document.get_ref()), Some(document.span()));
 
-    let gateway = root.section(&schema::GATEWAY);
-    let id = gateway_id(&gateway, environment);
-    let data_dir = match gateway.get("data_dir", path(base)) {
-        Some(dir) => dir.into_inner(),
-        None => environment.state.clone().unwrap_or_else(|| base.join(DATA_DIR_DEFAULT)),
-    };
+    let site = gateway(&root.section(&schema::GATEWAY), base, environment);
+    let data_dir = site.as_ref().map(|site| site.data_dir.clone()).unwrap_or_default();
 
     let at = Surroundings { base, environment };
     let mqtt = mqtt::mqtt(&root, at);
@@ -69,7 +65,7 @@ pub(super) fn config(
 
     let plain = |listen: Vec<Listener>| listen.into_iter().map(|listener| listener.address).collect();
     Some(Config {
-        gateway: id?,
+        gateway: site?.gateway,
         data_dir,
         mqtt: mqtt.streams.meant(),
         coap_listen: plain(coap.udp),
@@ -98,6 +94,31 @@ pub(super) fn path(base: &Path) -> impl Fn(&toml::de::DeValue<'_>) -> Result<Pat
         }
         Ok(base.join(text))
     }
+}
+
+/// `[gateway]`, as far as it says which one and where.
+fn gateway(section: &Section<'_>, base: &Path, environment: &Environment) -> Option<Site> {
+    let data_dir = match section.get("data_dir", path(base)) {
+        Some(dir) => dir.into_inner(),
+        None => environment.state.clone().unwrap_or_else(|| base.join(DATA_DIR_DEFAULT)),
+    };
+    Some(Site { gateway: gateway_id(section, environment)?, data_dir })
+}
+
+/// The same of a document of which nothing else matters. `None` when it is wrong, which is reported.
+pub(super) fn site(
+    report: &Report<'_>,
+    document: &Spanned<DeTable<'_>>,
+    base: &Path,
+    environment: &Environment,
+) -> Option<Site> {
+    let table = document.get_ref().get(schema::GATEWAY.path);
+    let table = table.and_then(|value| value.get_ref().as_table());
+    gateway(
+        &Section::new(report, &schema::GATEWAY, schema::GATEWAY.path.to_owned(), table, None),
+        base,
+        environment,
+    )
 }
 
 fn gateway_id(section: &Section<'_>, environment: &Environment) -> Option<GatewayId> {

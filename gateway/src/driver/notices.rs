@@ -86,6 +86,10 @@ impl Notices {
                     tracing::warn!(%device, ?action, topic, suppressed, "denied: its configuration does not allow this");
                 }
             }
+            Notice::Requeued { id, lane } => {
+                let (route, epoch, seq) = (self.route(*lane), id.epoch, id.seq.0);
+                tracing::debug!(route, epoch, seq, "a dead letter is sent again");
+            }
             Notice::Buried { id, lane, reason } => {
                 if let Some(Pass { suppressed }) = self.buried.allow(now) {
                     let (route, epoch, seq) = (self.route(*lane), id.epoch, id.seq.0);

@@ -5,8 +5,8 @@
 pub mod sqlite;
 pub mod writer;
 
-use tidegate_engine::event::{Op, StoreFault};
-use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::event::{Letter, Op, StoreFault};
+use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::message::Message;
 
 /// A place where messages are safe. Used from one thread.
@@ -34,6 +34,12 @@ pub trait Store {
     /// # Errors
     /// [`StoreFault::Failed`] when there are too many routes or the medium fails.
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault>;
+
+    /// Looks at dead letters, in their order; those that are not there are left out.
+    ///
+    /// # Errors
+    /// [`StoreFault::Failed`] when the medium cannot be read.
+    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault>;
 
     /// Housekeeping behind an order; `idle` when no other has come for a while. Returns whether it is to be asked again before
     /// the next order comes. Whatever fails here shows in the next commit.

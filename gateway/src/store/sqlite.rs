@@ -1,16 +1,21 @@
 //! The store in SQLite: one file, one connection, one thread. WAL with `synchronous=FULL`, so that a commit is a sync; the rows of
 //! all lanes in one table by ascending keys, without a second index; a checksum a row. The parts:
-//! `open` (start), `dir` (directory, lock, epoch), `files` (what these ask of the file system), `lanes`, `commit`, `load`, `row` (encoding), `space` and `ballast` (a full
-//! medium), `fault` (errors). Nobody else runs statements on the file.
+//! `open` (start), `migrate` (older files), `dir` (directory, lock, epoch), `files` (what these ask of the file system), `lanes`, `commit`, `load`, `dead` (letters),
+//! `row` (encoding), `space` and `ballast` (a full
+//! medium), `fault` (errors). Nobody else writes to the file; `reader` is for the command
+//! line, which reads it beside the gateway or without one.
 
 mod ballast;
 mod commit;
+mod dead;
 mod dir;
 mod fault;
 pub mod files;
 mod lanes;
 mod load;
+mod migrate;
 mod open;
+pub mod reader;
 mod row;
 mod space;
 
@@ -22,8 +27,8 @@ use fault::Fault;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
-use tidegate_engine::event::{Op, StoreFault};
-use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::event::{Letter, Op, StoreFault};
+use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::mutant::{Mutant, Planted};
 
 /// SQLite's page, in bytes: that of the kernel and of most flash translation layers.
@@ -67,6 +72,8 @@ pub struct SqliteStore {
     // In the order in which they are dropped: the lock last.
     db: Connection,
     names: BTreeMap<LaneId, String>,
+    /// The lanes of the routes that are configured.
+    routes: Vec<LaneId>,
     space: space::Space,
     dir: dir::DataDir,
     planted: Planted,
@@ -151,7 +158,16 @@ impl Store for SqliteStore {
             return Err(StoreFault::Failed(OpenError::TooManyRoutes.to_string()));
         }
         self.names = state.names;
+        self.routes.clone_from(&state.lanes.ids);
         Ok(state.lanes)
+    }
+
+    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+        let lane_of = |route: &str| {
+            let named = |lane: &&LaneId| self.names.get(lane).is_some_and(|name| name == route);
+            self.routes.iter().find(named).copied()
+        };
+        dead::letters(&self.db, letters, lane_of).map_err(|fault| self.report(fault))
     }
 
     fn upkeep(&mut self, idle: bool) -> bool {
@@ -191,9 +207,11 @@ impl SqliteStore {
 /// What a batch adds, in bytes; nothing for one that only takes away.
 fn added_bytes(ops: &[Op]) -> u64 {
     let added = ops.iter().map(|op| match op {
-        Op::Insert { message, .. } | Op::Bury { message, .. } => message.footprint(),
+        Op::Insert { message, .. } | Op::Bury { message, .. } | Op::Requeue { message, .. } => {
+            message.footprint()
+        }
         Op::Put { key, value } => key.key.len() + value.len(),
-        Op::Forget { .. } | Op::Remove { .. } => 0,
+        Op::Forget { .. } | Op::Remove { .. } | Op::Purge { .. } => 0,
     });
     added.sum::<usize>() as u64
 }

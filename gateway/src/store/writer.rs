@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
-use tidegate_engine::event::{Batch, Input, StoreFault};
-use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::event::{Batch, Input, Letter, StoreFault};
+use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tokio::sync::oneshot;
 
 /// Orders that may wait. The engine has a commit and a load for each lane under way at the most.
@@ -40,6 +40,13 @@ pub enum Order {
         routes: Vec<(String, String)>,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Lanes, StoreFault>>,
+    },
+    /// A look at dead letters.
+    Letters {
+        /// Which.
+        letters: Vec<LetterId>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<Vec<Letter>, StoreFault>>,
     },
 }
 
@@ -167,6 +174,10 @@ fn carry_out<S: Store>(store: &mut S, order: Order, inbox: &Inbox) -> Result<(),
             let _ = answer.send(store.lanes(&routes));
             return Ok(());
         }
+        Order::Letters { letters, answer } => {
+            let _ = answer.send(store.letters(&letters));
+            return Ok(());
+        }
     };
     inbox.send_blocking(input)
 }
@@ -183,7 +194,7 @@ impl Refusal {
             Order::Commit(batch) => Some(Self::Commit(batch.id)),
             Order::Load { lane, .. } => Some(Self::Load(*lane)),
             // Dropping the sender says it.
-            Order::Lanes { .. } => None,
+            Order::Lanes { .. } | Order::Letters { .. } => None,
         }
     }
 

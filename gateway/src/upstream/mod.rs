@@ -78,6 +78,6 @@ pub fn start(
 }
 
 /// A message's identity as the other side sees it (P4): `gateway/device/epoch/sequence`.
-fn message_id(gateway: &GatewayId, message: &tidegate_engine::message::Message) -> String {
+pub(crate) fn message_id(gateway: &GatewayId, message: &tidegate_engine::message::Message) -> String {
     format!("{gateway}/{}/{}/{}", message.device, message.id.epoch, message.id.seq.0)
 }

@@ -381,6 +381,8 @@ impl Broker {
                 Op::Insert { lane, message } => drop(self.rows.insert((lane, message.id.seq), message)),
                 Op::Forget { lane, seq } => drop(self.rows.remove(&(lane, seq))),
                 Op::Bury { lane, message, .. } => drop(self.rows.remove(&(lane, message.id.seq))),
+                // Nobody asks for these here.
+                Op::Requeue { .. } | Op::Purge { .. } => {}
                 Op::Put { key, value } => drop(self.records.insert(key, value)),
                 Op::Remove { key } => drop(self.records.remove(&key)),
             }

@@ -50,12 +50,20 @@ pub enum LossReason {
     DroppedNewest = 4,
     /// There was no room, and others of the same topic stand for them (`when_full = "thin"`).
     Thinned = 5,
+    /// An operator gave them up among the dead letters.
+    Purged = 6,
 }
 
 impl LossReason {
     /// All of them, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Damaged, Self::Expired, Self::DroppedOldest, Self::DroppedNewest, Self::Thinned];
+    pub const ALL: [Self; 6] = [
+        Self::Damaged,
+        Self::Expired,
+        Self::DroppedOldest,
+        Self::DroppedNewest,
+        Self::Thinned,
+        Self::Purged,
+    ];
 
     /// Its name in tombstones, in `status` and in metrics: an interface, not to be changed.
     #[must_use]
@@ -66,6 +74,7 @@ impl LossReason {
             Self::DroppedOldest => "dropped-oldest",
             Self::DroppedNewest => "dropped-newest",
             Self::Thinned => "thinned",
+            Self::Purged => "purged",
         }
     }
 }

@@ -80,6 +80,13 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// A dead letter stands in its lane again.
+    Requeued {
+        /// Which message.
+        id: MessageId,
+        /// On which route.
+        lane: LaneId,
+    },
     /// A record of a session (itself, a message for its client, its will) was unreadable or belongs to nothing, and was
     /// removed. Without its own record a client starts afresh.
     SessionLost {

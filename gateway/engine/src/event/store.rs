@@ -1,6 +1,6 @@
 //! The conversation with the store: what it held at the start, which changes it is asked to make, and why it could not.
 
-use crate::id::{BatchId, LaneId, Seq};
+use crate::id::{BatchId, LaneId, LetterId, Seq};
 use crate::message::Message;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -47,6 +47,47 @@ pub struct Batch {
     pub ops: Vec<Op>,
 }
 
+/// What was tried with a message that was not taken, in this life of the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempts {
+    /// How often it was handed over and refused. Lost links do not count.
+    pub count: u32,
+    /// The first refusal.
+    pub first: Option<Failure>,
+}
+
+impl Attempts {
+    /// These, and one more that failed.
+    #[must_use]
+    pub fn and(mut self, unix_ms: i64, text: &str) -> Self {
+        self.count = self.count.saturating_add(1);
+        self.first.get_or_insert_with(|| Failure { unix_ms, text: text.to_owned() });
+        self
+    }
+}
+
+/// Something that failed, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// By the wall clock, in milliseconds since 1970.
+    pub unix_ms: i64,
+    /// What was said, in words for the operator.
+    pub text: String,
+}
+
+/// A dead letter of which the store was asked.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    /// Its number.
+    pub id: LetterId,
+    /// The name of its route.
+    pub route: String,
+    /// The route's lane; `None` when it is no longer configured.
+    pub lane: Option<LaneId>,
+    /// The message; `None` when it is damaged.
+    pub message: Option<Arc<Message>>,
+}
+
 /// One change of the store.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -72,6 +113,22 @@ pub enum Op {
         message: Arc<Message>,
         /// Why, in words for the operator.
         reason: String,
+        /// What was tried with it.
+        attempts: Attempts,
+    },
+    /// Take a dead letter back into a lane, whose message is then as given; nothing when the letter is gone.
+    Requeue {
+        /// Which letter.
+        letter: LetterId,
+        /// Into which lane.
+        lane: LaneId,
+        /// The message.
+        message: Arc<Message>,
+    },
+    /// Remove a dead letter for good; removing what is not there is no fault.
+    Purge {
+        /// Which letter.
+        letter: LetterId,
     },
     /// Keep a record under a key, replacing what was there.
     Put {

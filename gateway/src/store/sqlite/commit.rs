@@ -1,12 +1,13 @@
 //! One group commit: the operations of a batch as statements of one transaction, deletes gathered into ranges, and the counters
 //! of the lanes that it touched.
 
+use super::dead;
 use super::fault::Fault;
 use super::row::{self, Derived};
 use rusqlite::{CachedStatement, Connection, Error, ErrorCode, OptionalExtension, params};
 use std::collections::BTreeMap;
-use tidegate_engine::event::{Op, RecordKey};
-use tidegate_engine::id::{LaneId, Seq};
+use tidegate_engine::event::{Attempts, Op, RecordKey};
+use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::message::Message;
 
 /// Forgotten rows this far apart still go with one look at the range between them.
@@ -15,7 +16,7 @@ const GATHER_WITHIN: i64 = 64;
 const INSERT: &str =
     "INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
 const BURY: &str = "INSERT INTO dead_letter VALUES \
-                    (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+                    (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
 /// Carries out `ops` inside the transaction that is open on `db`. `names` are the routes of the lanes.
 pub(super) fn apply(db: &Connection, names: &BTreeMap<LaneId, String>, ops: &[Op]) -> Result<(), Fault> {
@@ -24,7 +25,9 @@ pub(super) fn apply(db: &Connection, names: &BTreeMap<LaneId, String>, ops: &[Op
         match op {
             Op::Insert { lane, message } => changes.insert(*lane, message)?,
             Op::Forget { lane, seq } => changes.forget(*lane, *seq)?,
-            Op::Bury { lane, message, reason } => changes.bury(*lane, message, reason)?,
+            Op::Bury { lane, message, reason, attempts } => changes.bury(*lane, message, reason, attempts)?,
+            Op::Requeue { letter, lane, message } => changes.requeue(*letter, *lane, message)?,
+            Op::Purge { letter } => _ = dead::remove(db, *letter)?,
             Op::Put { key, value } => changes.put(key, value)?,
             Op::Remove { key } => changes.remove(key)?,
         }
@@ -107,7 +110,13 @@ impl Changes<'_> {
         Ok(())
     }
 
-    fn bury(&mut self, lane: LaneId, message: &Message, reason: &str) -> Result<(), Fault> {
+    fn bury(
+        &mut self,
+        lane: LaneId,
+        message: &Message,
+        reason: &str,
+        attempts: &Attempts,
+    ) -> Result<(), Fault> {
         let Some(route) = self.names.get(&lane) else { return Err(unknown(lane)) };
         let seq = message.id.seq.0.cast_signed();
         let derived = Derived::of(seq, message);
@@ -116,10 +125,21 @@ impl Changes<'_> {
         statement.raw_bind_parameter(2, route)?;
         statement.raw_bind_parameter(3, reason)?;
         derived.bind(&mut statement, 4, seq, message)?;
+        statement.raw_bind_parameter(18, attempts.count)?;
+        statement.raw_bind_parameter(19, attempts.first.as_ref().map(|first| first.unix_ms))?;
+        statement.raw_bind_parameter(20, attempts.first.as_ref().map(|first| first.text.as_str()))?;
         statement.raw_execute()?;
         let change = self.lane(lane);
         change.last = change.last.max(seq);
         self.forget(lane, message.id.seq)
+    }
+
+    fn requeue(&mut self, letter: LetterId, lane: LaneId, message: &Message) -> Result<(), Fault> {
+        if dead::remove(self.db, letter)? {
+            // Counted in its lane as one that comes.
+            self.insert(lane, message)?;
+        }
+        Ok(())
     }
 
     fn put(&mut self, record: &RecordKey, value: &[u8]) -> Result<(), Fault> {

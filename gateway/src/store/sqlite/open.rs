@@ -4,6 +4,7 @@
 use super::dir::{self, BALLAST, DataDir, Life};
 use super::fault::Fault;
 use super::files::{Files, System};
+use super::migrate::{self, SCHEMA_VERSION};
 use super::space::Space;
 use super::{Sizes, SqliteStore, lanes, row};
 use crate::store::{Lanes, Orphan};
@@ -22,9 +23,6 @@ use tidegate_engine::mutant::{Mutant, Planted};
 
 /// "Tide" in ASCII: `file` and SQLite's tools tell whose file this is.
 const APPLICATION_ID: i64 = 0x5469_6465;
-/// The shape of `schema.sql`.
-const SCHEMA_VERSION: i64 = 1;
-
 /// SQLite's page cache, in KiB: a page of load and a group of commits fit; the rest of the memory is for devices.
 const PAGE_CACHE_KIB: i64 = 4_096;
 /// Prepared statements kept; there are fewer.
@@ -165,7 +163,7 @@ pub fn open_on(
         .map_err(|fault| OpenError::Database { path: path.clone(), text: fault.to_string() })?;
     let lanes::State { lanes: Lanes { ids, orphans }, states, last, names } = state;
     Ok(Opened {
-        store: SqliteStore { db, names, space, dir, planted },
+        store: SqliteStore { db, names, routes: ids.clone(), space, dir, planted },
         recovered: Recovered { lanes: states, last, records },
         epoch,
         lanes: ids,
@@ -261,6 +259,8 @@ fn examine(
     set_pragmas(db, planted, path, sizes)?;
     if empty {
         make_schema(db, life)?;
+    } else {
+        migrate::upgrade(db, version)?;
     }
     let (records, damaged_records) = load_records(db)?;
     let state = lanes::assign(db, routes, lanes::Unused::Remove)?;
@@ -338,9 +338,8 @@ fn pragma(
 
 fn make_schema(db: &mut Connection, life: Option<Life>) -> Result<(), Fault> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Exclusive)?;
-    tx.execute_batch(include_str!("schema.sql"))?;
+    migrate::create(&tx)?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
-    tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     if let Some(life) = life {
         // There was a database before this one.
         let last = (life.last + JUMP_AFTER_LOSS).min(Seq::MAX.0);

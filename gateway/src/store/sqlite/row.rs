@@ -14,6 +14,13 @@ use tidegate_engine::topic::Topic;
 pub(super) const COLUMNS: &str = "key, bytes, epoch, received_ms, synchronised, qos, retain, duplicate, source, \
                                   device, topic, properties, payload, checksum";
 
+/// The same of tables in which a message's sequence number stands for its key.
+pub(super) const COLUMNS_BY_SEQ: &str = "seq, bytes, epoch, received_ms, synchronised, qos, retain, duplicate, source, \
+                                         device, topic, properties, payload, checksum";
+
+/// How many these are.
+pub(super) const COLUMNS_LEN: usize = 14;
+
 const SEQ_BITS: u32 = 48;
 
 /// The highest lane number: the key of its last row is the largest positive rowid.

@@ -1,6 +1,6 @@
 -- The database of one gateway: what waits, what could not be delivered, what sessions remember, what was damaged.
 -- Operators may read it while the gateway runs (sqlite3 -readonly tidegate.db); only the gateway's writer thread writes.
--- A change here needs a new SCHEMA_VERSION in open.rs and a step that brings older files to it.
+-- A change here needs a step in migrate.rs that brings older files to it.
 
 -- What the whole store remembers: 'epoch' (the life of the gateway that wrote last) and 'last' (a sequence number
 -- at or above that of every row of lanes that are gone).
@@ -57,7 +57,10 @@ CREATE TABLE dead_letter (
     topic        TEXT NOT NULL,
     properties   BLOB,
     payload      BLOB NOT NULL,
-    checksum     INTEGER NOT NULL           -- as in message, with seq for the key
+    checksum     INTEGER NOT NULL,          -- as in message, with seq for the key
+    attempts     INTEGER NOT NULL DEFAULT 0, -- refusals in the life that buried it
+    first_ms     INTEGER,                   -- the first of them; the last is `reason`
+    first_reason TEXT
 ) STRICT;
 
 -- Keyed records: sessions, QoS 2 packet ids.

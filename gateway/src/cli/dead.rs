@@ -1,0 +1,390 @@
+//! `tidegate dead`: the dead letters. What only looks reads the store itself, with the gateway or without it; what changes
+//! something asks the running gateway over its local socket, in pieces, by the letters' numbers.
+
+use super::http::{self, HttpError};
+use super::selection::{At, Data, Selection};
+use super::table::{plain, table};
+use super::{Exit, moment};
+use crate::admin::{Letters, Moved, local};
+use crate::json::MessageJson;
+use crate::store::sqlite::reader::{DeadLetter, ReadError};
+use serde::Serialize;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tidegate_engine::id::GatewayId;
+use tidegate_engine::message::Message;
+
+/// Rows that a person is shown without asking for more.
+const ROWS: usize = 100;
+/// Characters of a cell that somebody else filled.
+const CELL_CHARS: usize = 60;
+/// Letters asked for at once.
+const PIECE: usize = 256;
+/// How long letters may find no room before the rest is left where it is.
+const PATIENCE: Duration = Duration::from_secs(30);
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
+/// What `dead` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    at: At,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// List dead letters, each with its number and reason; reads the store, also while the gateway does not run
+    List {
+        #[command(flatten)]
+        selection: Selection,
+        /// Rows at the most [default: 100; with --json all]
+        #[arg(long, value_name = "ROWS")]
+        limit: Option<usize>,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show everything about one dead letter
+    Show {
+        /// Its number
+        letter: u64,
+        /// As JSON, for scripts
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write dead letters with their payloads to the standard output, as JSON Lines
+    Export {
+        #[command(flatten)]
+        selection: Selection,
+    },
+    /// Send dead letters again, after what was wrong has been mended; asks the running gateway
+    Requeue(Change),
+    /// Give dead letters up for good; asks the running gateway
+    Purge(Change),
+}
+
+/// Which letters to change.
+#[derive(Debug, clap::Args)]
+struct Change {
+    /// Their numbers
+    #[arg(value_name = "LETTER")]
+    letters: Vec<u64>,
+    /// All of them
+    #[arg(long, conflicts_with = "letters")]
+    all: bool,
+    #[command(flatten)]
+    selection: Selection,
+    /// As JSON, for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(
+    args: &Args,
+    file: Option<&Path>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<Exit> {
+    let data = match args.at.open(file, err)? {
+        Ok(data) => data,
+        Err(exit) => return Ok(exit),
+    };
+    match &args.command {
+        Command::List { selection, limit, json } => list(&data, selection, *limit, *json, out, err),
+        Command::Show { letter, json } => show(&data, *letter, *json, out, err),
+        Command::Export { selection } => export(&data, selection, out, err),
+        Command::Requeue(change) => self::change(&data, change, "/dead/requeue", "sent again", out, err),
+        Command::Purge(change) => self::change(&data, change, "/dead/purge", "gone", out, err),
+    }
+}
+
+/// A dead letter as JSON: what became of it, and the message.
+#[derive(Serialize)]
+struct LetterJson<'a> {
+    letter: u64,
+    route: &'a str,
+    buried: i64,
+    reason: &'a str,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_refused: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_reason: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    damaged: bool,
+    #[serde(flatten)]
+    message: Option<MessageJson<'a>>,
+}
+
+impl<'a> LetterJson<'a> {
+    fn new(gateway: &GatewayId, letter: &'a DeadLetter) -> Self {
+        Self {
+            letter: letter.id.0,
+            route: &letter.route,
+            buried: letter.buried_ms,
+            reason: &letter.reason,
+            attempts: letter.attempts,
+            first_refused: letter.first.as_ref().map(|first| first.unix_ms),
+            first_reason: letter.first.as_ref().map(|first| first.text.as_str()),
+            damaged: letter.message.is_none(),
+            message: letter.message.as_ref().map(|message| MessageJson::new(gateway, message)),
+        }
+    }
+}
+
+/// Gives each letter that is wanted to `give`, until that says it has enough.
+fn each(
+    data: &Data,
+    selection: &Selection,
+    mut give: impl FnMut(&DeadLetter) -> io::Result<bool>,
+) -> io::Result<Result<(), ReadError>> {
+    let wanted = selection.wanted();
+    let mut from = Some(0);
+    while let Some(begin) = from {
+        let page = match data.reader.dead(&wanted, begin) {
+            Ok(page) => page,
+            Err(error) => return Ok(Err(error)),
+        };
+        for letter in &page.found {
+            if !give(letter)? {
+                return Ok(Ok(()));
+            }
+        }
+        from = page.next;
+    }
+    Ok(Ok(()))
+}
+
+/// What a command that only reads comes to.
+fn read(done: Result<(), ReadError>, err: &mut dyn Write) -> io::Result<Exit> {
+    match done {
+        Ok(()) => Ok(Exit::Well),
+        Err(error) => {
+            writeln!(err, "error: {error}")?;
+            Ok(Exit::Failure)
+        }
+    }
+}
+
+fn list(
+    data: &Data,
+    selection: &Selection,
+    limit: Option<usize>,
+    json: bool,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<Exit> {
+    if json {
+        return list_json(data, selection, limit.unwrap_or(usize::MAX), out, err);
+    }
+    let most = limit.unwrap_or(ROWS);
+    let mut rows = Vec::new();
+    let mut more = false;
+    let done = each(data, selection, |letter| {
+        more = rows.len() >= most;
+        if !more {
+            rows.push(row(letter));
+        }
+        Ok(!more)
+    })?;
+    if rows.is_empty() && done.is_ok() {
+        writeln!(out, "no dead letters")?;
+    }
+    let mut text = String::new();
+    table(&mut text, &["LETTER", "BURIED", "ROUTE", "DEVICE", "TOPIC", "TRIES", "REASON"], rows);
+    out.write_all(text.trim_start_matches('\n').as_bytes())?;
+    if more {
+        writeln!(out, "… and more: see --limit, --route, --device, --topic, --since and --until")?;
+    }
+    read(done, err)
+}
+
+fn list_json(
+    data: &Data,
+    selection: &Selection,
+    most: usize,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<Exit> {
+    let mut count = 0;
+    write!(out, "[")?;
+    let done = each(data, selection, |letter| {
+        if count >= most {
+            return Ok(false);
+        }
+        write!(out, "{}", if count == 0 { "\n" } else { ",\n" })?;
+        serde_json::to_writer(&mut *out, &LetterJson::new(&data.gateway, letter))?;
+        count += 1;
+        Ok(true)
+    })?;
+    writeln!(out, "\n]")?;
+    read(done, err)
+}
+
+fn row(letter: &DeadLetter) -> Vec<String> {
+    let message = letter.message.as_ref();
+    vec![
+        letter.id.0.to_string(),
+        moment::show(letter.buried_ms),
+        cell(&letter.route),
+        message.map_or("(damaged)".to_owned(), |m| cell(m.device.as_str())),
+        message.map_or(String::new(), |m| cell(m.topic.as_str())),
+        letter.attempts.to_string(),
+        cell(&letter.reason),
+    ]
+}
+
+/// Text of others, short enough for a cell.
+fn cell(text: &str) -> String {
+    let mut cell: String = plain(text).chars().take(CELL_CHARS).collect();
+    if cell.len() < plain(text).len() {
+        cell.push('…');
+    }
+    cell
+}
+
+fn show(data: &Data, number: u64, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
+    let page = match data.reader.dead(&Selection::default().wanted(), number.cast_signed()) {
+        Ok(page) => page,
+        Err(error) => return read(Err(error), err),
+    };
+    let Some(letter) = page.found.iter().find(|letter| letter.id.0 == number) else {
+        writeln!(err, "error: there is no dead letter {number}; `tidegate dead list` shows those there are")?;
+        return Ok(Exit::Failure);
+    };
+    if json {
+        serde_json::to_writer(&mut *out, &LetterJson::new(&data.gateway, letter))?;
+        writeln!(out)?;
+        return Ok(Exit::Well);
+    }
+    writeln!(out, "letter    {number}, of route {}", plain(&letter.route))?;
+    writeln!(out, "buried    {} after {} refusals", moment::show(letter.buried_ms), letter.attempts)?;
+    writeln!(out, "reason    {}", plain(&letter.reason))?;
+    if let Some(first) = &letter.first {
+        writeln!(out, "first     {} {}", moment::show(first.unix_ms), plain(&first.text))?;
+    }
+    match &letter.message {
+        Some(message) => show_message(&data.gateway, message, out)?,
+        None => writeln!(out, "message   damaged: it cannot be read, only purged")?,
+    }
+    Ok(Exit::Well)
+}
+
+/// A message, laid out for a person.
+fn show_message(gateway: &GatewayId, message: &Message, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "id        {}", crate::upstream::message_id(gateway, message))?;
+    writeln!(out, "device    {}", message.device)?;
+    writeln!(out, "topic     {}", plain(message.topic.as_str()))?;
+    let clock = if message.received.synchronised { "" } else { " (the clock was not synchronised)" };
+    writeln!(out, "received  {}{clock}", moment::show(message.received.unix_ms))?;
+    writeln!(out, "quality   {}", message.qos as u8)?;
+    if let Some(kind) = message.properties.as_ref().and_then(|given| given.content_type.as_ref()) {
+        writeln!(out, "type      {}", plain(kind))?;
+    }
+    match std::str::from_utf8(&message.payload) {
+        Ok(text) => writeln!(out, "payload   {} bytes: {}", text.len(), cell(text)),
+        Err(_) => writeln!(out, "payload   {} bytes that are no text; see --json", message.payload.len()),
+    }
+}
+
+fn export(data: &Data, selection: &Selection, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
+    let done = each(data, selection, |letter| {
+        serde_json::to_writer(&mut *out, &LetterJson::new(&data.gateway, letter))?;
+        writeln!(out)?;
+        Ok(true)
+    })?;
+    read(done, err)
+}
+
+/// Has letters changed, piece by piece, and tells how many were.
+fn change(
+    data: &Data,
+    change: &Change,
+    path: &str,
+    done: &str,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> io::Result<Exit> {
+    if change.letters.is_empty() && !change.all && change.selection.is_everything() {
+        writeln!(
+            err,
+            "error: name letters by their numbers, choose some (--route, --device, --topic, --since, --until), or say --all"
+        )?;
+        return Ok(Exit::Usage);
+    }
+    let mut letters = change.letters.clone();
+    if letters.is_empty() {
+        let found = each(data, &change.selection, |letter| {
+            letters.push(letter.id.0);
+            Ok(true)
+        })?;
+        if found.is_err() {
+            return read(found, err);
+        }
+    }
+    let mut moved = Moved::default();
+    let mut failed = None;
+    let mut moved_at = Instant::now();
+    while !letters.is_empty() {
+        let piece: Vec<u64> = letters.iter().copied().take(PIECE).collect();
+        match ask(&data.dir, path, piece) {
+            Ok(answer) => {
+                let settled = answer.done.len() + answer.stayed.len();
+                letters.retain(|letter| {
+                    !answer.done.contains(letter) && answer.stayed.iter().all(|s| s.letter != *letter)
+                });
+                moved.done.extend(answer.done);
+                moved.stayed.extend(answer.stayed);
+                if settled > 0 {
+                    moved_at = Instant::now();
+                } else if moved_at.elapsed() < PATIENCE {
+                    std::thread::sleep(ASK_AGAIN_AFTER);
+                } else {
+                    break;
+                }
+            }
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
+    }
+    if change.json {
+        serde_json::to_writer(&mut *out, &moved)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{} {done}", count(moved.done.len()))?;
+    }
+    for stayed in &moved.stayed {
+        writeln!(err, "error: letter {}: {}", stayed.letter, plain(&stayed.why))?;
+    }
+    if let Some(error) = failed {
+        writeln!(err, "error: no answer from the gateway at {}: {error}", local::path(&data.dir).display())?;
+        writeln!(
+            err,
+            "  = help: only a running gateway changes its dead letters: `systemctl status tidegate`; root and its own user may ask"
+        )?;
+        return Ok(Exit::Failure);
+    }
+    if !letters.is_empty() {
+        writeln!(
+            err,
+            "error: {} stay where they are: their route has no room, as its upstream does not take enough; see `tidegate status`, then try again",
+            count(letters.len())
+        )?;
+    }
+    Ok(if letters.is_empty() && moved.stayed.is_empty() { Exit::Well } else { Exit::Failure })
+}
+
+fn count(letters: usize) -> String {
+    if letters == 1 { "1 letter".to_owned() } else { format!("{letters} letters") }
+}
+
+fn ask(dir: &Path, path: &str, letters: Vec<u64>) -> Result<Moved, HttpError> {
+    let body = serde_json::to_vec(&Letters { letters }).map_err(io::Error::from)?;
+    let answer = http::post(&local::path(dir), path, &body)?;
+    serde_json::from_slice(&answer).map_err(|_| HttpError::Stranger)
+}
