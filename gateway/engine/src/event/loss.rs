@@ -56,14 +56,8 @@ pub enum LossReason {
 
 impl LossReason {
     /// All of them, in order.
-    pub const ALL: [Self; 6] = [
-        Self::Damaged,
-        Self::Expired,
-        Self::DroppedOldest,
-        Self::DroppedNewest,
-        Self::Thinned,
-        Self::Purged,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Damaged, Self::Expired, Self::DroppedOldest, Self::DroppedNewest, Self::Thinned, Self::Purged];
 
     /// Its name in tombstones, in `status` and in metrics: an interface, not to be changed.
     #[must_use]
