@@ -102,6 +102,18 @@ struct Copy {
     damaged: bool,
 }
 
+impl Copy {
+    /// A dead letter stands in its lane again.
+    fn put_back(&mut self, step: u64) {
+        self.buried = false;
+        self.requeued = true;
+        self.fatal = false;
+        self.refusals = 0;
+        // What has arrived by now came before it, for it was not there.
+        self.refusal_known = step;
+    }
+}
+
 /// The order on a lane for one device.
 #[derive(Debug, Default)]
 struct Order {
@@ -456,15 +468,7 @@ impl Oracle {
             let copy = self.copies.entry((*lane, device, message.id)).or_default();
             copy.safe = true;
             if matches!(op, Op::Requeue { .. }) {
-                *copy = Copy {
-                    buried: false,
-                    requeued: true,
-                    fatal: false,
-                    refusals: 0,
-                    // What has arrived by now came before it, for it was not there.
-                    refusal_known: self.step,
-                    ..std::mem::take(copy)
-                };
+                copy.put_back(self.step);
             }
             if matches!(op, Op::Bury { .. }) {
                 copy.buried = true;
@@ -653,7 +657,12 @@ impl Oracle {
         let Some(key) = self.ids.get(&message.id).copied() else {
             broken!("P4: {:?} stands on the disk and nobody put it there", message.id);
         };
-        self.copies.entry((lane, key.device, message.id)).or_default().safe = true;
+        let copy = self.copies.entry((lane, key.device, message.id)).or_default();
+        copy.safe = true;
+        if copy.buried {
+            // Sent again by the last life, which did not live to hear of it.
+            copy.put_back(self.step);
+        }
         Ok(())
     }
 

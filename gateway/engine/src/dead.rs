@@ -9,18 +9,29 @@ use crate::mutant::Mutant;
 use crate::{Engine, Waiter};
 use std::sync::Arc;
 
+/// Letters of which is remembered that they were sent again: more than all orders together can name while they look and ask.
+const REMEMBERED_LETTERS: usize = 4_096;
+
 impl Engine {
     /// Takes dead letters back into their lanes, as far as there is room.
     pub(super) fn requeue(&mut self, letters: Vec<(LetterId, LaneId, Arc<Message>)>) {
         let limits = &self.setup.limits;
         let mut bytes = self.spool.requeued_bytes() + self.requeuing_bytes;
         for (letter, lane, message) in letters {
+            // Whoever asks may have looked before another's order was carried out.
+            if self.requeued.contains(&letter) {
+                continue;
+            }
             let disk = self.spool.disk_bytes() + self.requeuing_bytes as u64;
             if bytes >= limits.requeued_bytes || disk >= limits.spool_bytes {
                 return;
             }
             let duplicate = !self.planted.is(Mutant::RequeuedUnmarked);
             let message = Arc::new(Message { duplicate, ..Message::clone(&message) });
+            self.requeued.insert(letter);
+            if self.requeued.len() > REMEMBERED_LETTERS {
+                self.requeued.pop_first();
+            }
             bytes += message.footprint();
             self.requeuing_bytes += message.footprint();
             self.journal.push(Item::new(Op::Requeue { letter, lane, message }, Some(Waiter::Requeued)));
@@ -28,7 +39,7 @@ impl Engine {
     }
 
     /// The change is durable.
-    pub(super) fn requeued(&mut self, op: &Op) {
+    pub(super) fn requeue_committed(&mut self, op: &Op) {
         let Op::Requeue { lane, message, .. } = op else { return };
         self.requeuing_bytes = self.requeuing_bytes.saturating_sub(message.footprint());
         if let Some(index) = self.spool.index(*lane) {

@@ -80,7 +80,7 @@ impl Engine {
                         }));
                     }
                 }
-                Some(Waiter::Requeued) => self.requeued(&item.op),
+                Some(Waiter::Requeued) => self.requeue_committed(&item.op),
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
                 Some(Waiter::Losses) => self.losses_ordered = false,
                 Some(Waiter::Sealed(id)) => self.ledger.is_sealed(self.now.instant, id),
