@@ -157,7 +157,7 @@ fn the_file_is_in_wal_mode_and_says_whose_it_is() {
     };
     assert_eq!(text("journal_mode"), "wal".to_owned().into());
     assert_eq!(text("application_id"), 0x5469_6465_i64.into());
-    assert_eq!(text("user_version"), 1_i64.into());
+    assert_eq!(text("user_version"), 2_i64.into());
     assert_eq!(text("page_size"), 4_096_i64.into());
     drop(opened);
 }

@@ -1,3 +1,6 @@
+//! What the ledger keeps and says of losses: how they are counted together, what a tombstone holds, and what a restart finds again.
+//! It drives the ledger alone; crashes and upstreams around it are the simulation's.
+
 use super::{Ledger, tombstone};
 use crate::event::{Loss, LossReason, Op, RecordKey};
 use crate::id::{DeviceId, GatewayId, LaneId, MessageId, Seq, Tag};
