@@ -7,10 +7,36 @@ use crate::journal::Item;
 use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::{Engine, Waiter};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-/// Letters of which is remembered that they were sent again: more than all orders together can name while they look and ask.
+/// Letters of which is remembered that something was ordered: more than all orders together can name while they look and ask.
 const REMEMBERED_LETTERS: usize = 4_096;
+
+/// The newest letters that were sent again or given up in this life: who asks once more, or for the other, may have looked before
+/// the first order was carried out.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    letters: BTreeSet<LetterId>,
+    order: VecDeque<LetterId>,
+}
+
+impl Taken {
+    fn has(&self, letter: LetterId) -> bool {
+        self.letters.contains(&letter)
+    }
+
+    fn take(&mut self, letter: LetterId) {
+        if self.letters.insert(letter) {
+            self.order.push_back(letter);
+        }
+        if self.order.len() > REMEMBERED_LETTERS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.letters.remove(&oldest);
+        }
+    }
+}
 
 impl Engine {
     /// Takes dead letters back into their lanes, as far as there is room.
@@ -18,8 +44,7 @@ impl Engine {
         let limits = &self.setup.limits;
         let mut bytes = self.spool.requeued_bytes() + self.requeuing_bytes;
         for (letter, lane, message) in letters {
-            // Whoever asks may have looked before another's order was carried out.
-            if self.requeued.contains(&letter) {
+            if self.taken.has(letter) {
                 continue;
             }
             let disk = self.spool.disk_bytes() + self.requeuing_bytes as u64;
@@ -28,10 +53,7 @@ impl Engine {
             }
             let duplicate = !self.planted.is(Mutant::RequeuedUnmarked);
             let message = Arc::new(Message { duplicate, ..Message::clone(&message) });
-            self.requeued.insert(letter);
-            if self.requeued.len() > REMEMBERED_LETTERS {
-                self.requeued.pop_first();
-            }
+            self.taken.take(letter);
             bytes += message.footprint();
             self.requeuing_bytes += message.footprint();
             self.journal.push(Item::new(Op::Requeue { letter, lane, message }, Some(Waiter::Requeued)));
@@ -51,6 +73,10 @@ impl Engine {
     /// Removes dead letters; that they are lost becomes durable in the same commit.
     pub(super) fn purge(&mut self, letters: Vec<Letter>) {
         for Letter { id, lane, message, .. } in letters {
+            if self.taken.has(id) {
+                continue;
+            }
+            self.taken.take(id);
             let message = message.as_deref();
             let loss = Loss {
                 lane,

@@ -24,6 +24,8 @@ use std::sync::Arc;
 const VERSION: u8 = 1;
 /// The longest wait before a tombstone that an upstream refused is tried again.
 const RETRY_MOST: Duration = Duration::from_secs(300);
+/// Refused tombstones of one upstream that wait to be tried again; with more the next entries stay open, where they are merged.
+const REFUSED_MOST: usize = 16;
 
 /// What an entry's losses have in common; less of it when the ledger is full.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -206,22 +208,30 @@ impl Ledger {
         ops
     }
 
-    /// Seals the first entry that is due on one of the lanes, unless one of them is sealed already: the change, which must be
-    /// durable before [`next`](Self::next) gives it. `message` makes the message that tells of it.
+    /// Seals the first entry that is due on one of the lanes, unless one of them is sealed already and was not refused: one that its
+    /// upstream does not take holds up no other. The change must be durable before [`next`](Self::next) gives it. `message` makes the message that tells of it.
     pub(crate) fn seal(
         &mut self,
         now: Instant,
         mut is_of: impl FnMut(Option<LaneId>) -> bool,
         message: impl FnOnce(MessageId, &Common, Amount) -> Option<Message>,
     ) -> Option<(MessageId, Op)> {
-        if self.sealed.iter().any(|sealed| is_of(sealed.common.lane)) {
+        let mut refused = 0;
+        for sealed in self.sealed.iter().filter(|sealed| is_of(sealed.common.lane)) {
+            if sealed.refusals == 0 {
+                return None;
+            }
+            refused += 1;
+        }
+        if refused >= REFUSED_MOST {
             return None;
         }
         // What is dirty is written first: its commit makes the loss itself durable.
         let due = |open: &Open| !open.dirty && open.due <= now;
-        let common = self.open.iter().find(|(common, open)| due(open) && is_of(common.lane))?.0.clone();
-        let (common, open) = self.open.remove_entry(&common)?;
-        let message = message(open.id, &common, open.amount)?;
+        let (common, open) = self.open.iter().find(|(common, open)| due(open) && is_of(common.lane))?;
+        let message = message(open.id, common, open.amount)?;
+        let common = common.clone();
+        let open = self.open.remove(&common)?;
         let value = encode(&common, open.amount, Some(&message));
         self.sealed.push(Sealed {
             common,
@@ -248,14 +258,15 @@ impl Ledger {
         now: Instant,
         mut is_of: impl FnMut(Option<LaneId>) -> bool,
     ) -> Option<(Option<LaneId>, Arc<Message>, bool)> {
-        let mut own = self.sealed.iter().filter(|sealed| is_of(sealed.common.lane));
-        let first = own.next()?;
-        match first.progress {
-            Progress::Waits(at) if at <= now => {
-                Some((first.common.lane, Arc::clone(&first.message), first.resend))
+        let mut due = None;
+        for sealed in self.sealed.iter().filter(|sealed| is_of(sealed.common.lane)) {
+            match sealed.progress {
+                Progress::Out(_) => return None,
+                Progress::Waits(at) if at <= now => due = due.or(Some(sealed)),
+                Progress::Waits(_) | Progress::Sealing => {}
             }
-            _ => None,
         }
+        due.map(|sealed| (sealed.common.lane, Arc::clone(&sealed.message), sealed.resend))
     }
 
     /// A tombstone was handed over.

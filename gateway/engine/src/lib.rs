@@ -35,7 +35,7 @@ pub mod topic;
 
 use delivery::Delivery;
 use event::{Input, LaneState, Loss, Notice, Op, Output, Recovered, Setup, StoreFault};
-use id::{LetterId, MessageId, Seq, UpstreamId};
+use id::{MessageId, Seq, UpstreamId};
 use journal::Journal;
 use lane::Ticket;
 use ledger::Ledger;
@@ -47,7 +47,7 @@ use session::coap::Coap;
 use session::mqtt::Mqtt;
 use spool::{Row, Save, Spool};
 use stats::Stats;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use time::{Instant, Now};
 
 /// Whom to tell that a change is durable.
@@ -93,8 +93,8 @@ pub struct Engine {
     saves: Vec<Save>,
     /// Bytes of dead letters whose way back into their lanes is being committed.
     requeuing_bytes: usize,
-    /// The newest of the letters that were sent again in this life.
-    requeued: BTreeSet<LetterId>,
+    /// Dead letters of which something was ordered.
+    taken: dead::Taken,
     /// A fact has come that `turn_over` has not worked on yet.
     stirred: bool,
     hold: Hold,
@@ -134,7 +134,7 @@ impl Engine {
             outputs: VecDeque::new(),
             saves: Vec::new(),
             requeuing_bytes: 0,
-            requeued: BTreeSet::new(),
+            taken: dead::Taken::default(),
             stirred: true,
             hold: Hold::Nobody,
             stopping: Stopping::No,

@@ -173,3 +173,25 @@ fn a_tombstone_that_is_refused_stays_and_waits_longer_each_time() {
     }
     assert!(waits.is_sorted() && waits[0] < waits[2], "{waits:?}");
 }
+
+#[test]
+fn a_tombstone_that_is_refused_holds_up_no_other() {
+    let mut bench = Bench::new(8);
+    bench.add(loss("a", "t/nobody", 1, 0));
+    bench.write();
+    let refused = bench.seal().unwrap();
+    bench.ledger.sent(refused, Tag(1_000));
+    bench.add(loss("a", "t/somebody", 1, 0));
+    bench.write();
+    assert_eq!(bench.seal(), None, "one at a time");
+    bench.ledger.refused(NOW, Tag(1_000));
+    let other = bench.seal().expect("the next goes on");
+    bench.ledger.is_sealed(NOW, other);
+    let retry = bench.ledger.timeout(NOW).expect("and this one is tried again");
+    assert_eq!(bench.ledger.next(NOW, |_| true).unwrap().1.id, other);
+    assert_eq!(
+        bench.ledger.next(retry, |_| true).unwrap().1.id,
+        refused,
+        "the older goes first when it is due"
+    );
+}
