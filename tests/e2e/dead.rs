@@ -135,6 +135,38 @@ fn dead_letters_are_read_without_the_gateway_and_sent_again_by_it_when_their_rou
 }
 
 #[test]
+fn what_waits_on_the_disk_is_listed_shown_and_exported_and_goes_on_waiting() {
+    let mut gateway =
+        Gateway::start("[upstream.cloud]\nkind = \"amqp\"\nurls = [\"amqp://no-such-host.invalid\"]\n");
+    publish(&gateway, "sensors/boiler-3/a", "71.5");
+    publish(&gateway, "sensors/boiler-3/b", "71.6");
+    let spool = |gateway: &Gateway, args: &[&str]| {
+        let mut command = Command::new(binary());
+        command.arg("spool").args(args).arg("--config").arg(gateway.config());
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let look = |gateway: &Gateway| {
+        let table = spool(gateway, &["list", "--topic", "sensors/+/b"]);
+        assert!(table.contains("cloud:#") && table.contains("sensors/boiler-3/b"), "{table}");
+        assert!(!table.contains("sensors/boiler-3/a"), "{table}");
+        let found: Vec<Value> = serde_json::from_str(&spool(gateway, &["list", "--json"])).unwrap();
+        let payloads: Vec<_> = found.iter().map(|message| message["payload"].as_str().unwrap()).collect();
+        assert_eq!(payloads, ["71.5", "71.6"]);
+        let exported = spool(gateway, &["export"]);
+        let exported: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(exported, found);
+        let shown = spool(gateway, &["show", found[0]["id"].as_str().unwrap()]);
+        assert!(shown.contains("71.5") && shown.contains("route     cloud:#"), "{shown}");
+        assert_eq!(spool(gateway, &["list", "--device", "boiler-4"]), "nothing waits on the disk\n");
+    };
+    look(&gateway);
+    gateway.stop();
+    look(&gateway);
+}
+
+#[test]
 fn another_users_orders_are_not_heard() {
     let gateway = Gateway::start("");
     // Only root can become somebody else to try.

@@ -2,23 +2,19 @@
 //! something asks the running gateway over its local socket, in pieces, by the letters' numbers.
 
 use super::http::{self, HttpError};
+use super::listing::{Columns, Listing, Look, cell, object, read};
 use super::selection::{At, Data, Selection};
-use super::table::{plain, table};
-use super::{Exit, moment};
+use super::table::plain;
+use super::{Exit, message, moment};
 use crate::admin::{Letters, Moved, local};
 use crate::json::MessageJson;
-use crate::store::sqlite::reader::{DeadLetter, ReadError};
+use crate::store::sqlite::reader::DeadLetter;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tidegate_engine::id::GatewayId;
-use tidegate_engine::message::Message;
 
-/// Rows that a person is shown without asking for more.
-const ROWS: usize = 100;
-/// Characters of a cell that somebody else filled.
-const CELL_CHARS: usize = 60;
 /// Letters asked for at once.
 const PIECE: usize = 256;
 /// How long letters may find no room before the rest is left where it is.
@@ -40,12 +36,8 @@ enum Command {
     List {
         #[command(flatten)]
         selection: Selection,
-        /// Rows at the most [default: 100; with --json all]
-        #[arg(long, value_name = "ROWS")]
-        limit: Option<usize>,
-        /// As JSON, for scripts
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        look: Look,
     },
     /// Show everything about one dead letter
     Show {
@@ -93,9 +85,13 @@ pub(super) fn run(
         Err(exit) => return Ok(exit),
     };
     match &args.command {
-        Command::List { selection, limit, json } => list(&data, selection, *limit, *json, out, err),
+        Command::List { selection, look } => list(&data, selection, *look, out, err),
         Command::Show { letter, json } => show(&data, *letter, *json, out, err),
-        Command::Export { selection } => export(&data, selection, out, err),
+        Command::Export { selection } => {
+            let wanted = selection.wanted();
+            let listing = Listing { page: &|from| data.reader.dead(&wanted, from) };
+            listing.export(|letter, out| object(&LetterJson::new(&data.gateway, letter), out), out, err)
+        }
         Command::Requeue(change) => self::change(&data, change, "/dead/requeue", "sent again", out, err),
         Command::Purge(change) => self::change(&data, change, "/dead/purge", "gone", out, err),
     }
@@ -135,93 +131,21 @@ impl<'a> LetterJson<'a> {
     }
 }
 
-/// Gives each letter that is wanted to `give`, until that says it has enough.
-fn each(
-    data: &Data,
-    selection: &Selection,
-    mut give: impl FnMut(&DeadLetter) -> io::Result<bool>,
-) -> io::Result<Result<(), ReadError>> {
-    let wanted = selection.wanted();
-    let mut from = Some(0);
-    while let Some(begin) = from {
-        let page = match data.reader.dead(&wanted, begin) {
-            Ok(page) => page,
-            Err(error) => return Ok(Err(error)),
-        };
-        for letter in &page.found {
-            if !give(letter)? {
-                return Ok(Ok(()));
-            }
-        }
-        from = page.next;
-    }
-    Ok(Ok(()))
-}
-
-/// What a command that only reads comes to.
-fn read(done: Result<(), ReadError>, err: &mut dyn Write) -> io::Result<Exit> {
-    match done {
-        Ok(()) => Ok(Exit::Well),
-        Err(error) => {
-            writeln!(err, "error: {error}")?;
-            Ok(Exit::Failure)
-        }
-    }
-}
-
 fn list(
     data: &Data,
     selection: &Selection,
-    limit: Option<usize>,
-    json: bool,
+    look: Look,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> io::Result<Exit> {
-    if json {
-        return list_json(data, selection, limit.unwrap_or(usize::MAX), out, err);
-    }
-    let most = limit.unwrap_or(ROWS);
-    let mut rows = Vec::new();
-    let mut more = false;
-    let done = each(data, selection, |letter| {
-        more = rows.len() >= most;
-        if !more {
-            rows.push(row(letter));
-        }
-        Ok(!more)
-    })?;
-    if rows.is_empty() && done.is_ok() {
-        writeln!(out, "no dead letters")?;
-    }
-    let mut text = String::new();
-    table(&mut text, &["LETTER", "BURIED", "ROUTE", "DEVICE", "TOPIC", "TRIES", "REASON"], rows);
-    out.write_all(text.trim_start_matches('\n').as_bytes())?;
-    if more {
-        writeln!(out, "… and more: see --limit, --route, --device, --topic, --since and --until")?;
-    }
-    read(done, err)
-}
-
-fn list_json(
-    data: &Data,
-    selection: &Selection,
-    most: usize,
-    out: &mut dyn Write,
-    err: &mut dyn Write,
-) -> io::Result<Exit> {
-    let mut count = 0;
-    write!(out, "[")?;
-    let done = each(data, selection, |letter| {
-        if count >= most {
-            return Ok(false);
-        }
-        write!(out, "{}", if count == 0 { "\n" } else { ",\n" })?;
-        serde_json::to_writer(&mut *out, &LetterJson::new(&data.gateway, letter))?;
-        count += 1;
-        Ok(true)
-    })?;
-    writeln!(out, "\n]")?;
-    read(done, err)
+    let wanted = selection.wanted();
+    let columns = Columns {
+        head: &["LETTER", "BURIED", "ROUTE", "DEVICE", "TOPIC", "TRIES", "REASON"],
+        row: &row,
+        none: "no dead letters",
+    };
+    let json = |letter: &DeadLetter, out: &mut dyn Write| object(&LetterJson::new(&data.gateway, letter), out);
+    Listing { page: &|from| data.reader.dead(&wanted, from) }.list(look, &columns, json, out, err)
 }
 
 fn row(letter: &DeadLetter) -> Vec<String> {
@@ -237,15 +161,6 @@ fn row(letter: &DeadLetter) -> Vec<String> {
     ]
 }
 
-/// Text of others, short enough for a cell.
-fn cell(text: &str) -> String {
-    let mut cell: String = plain(text).chars().take(CELL_CHARS).collect();
-    if cell.len() < plain(text).len() {
-        cell.push('…');
-    }
-    cell
-}
-
 fn show(data: &Data, number: u64, json: bool, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
     let page = match data.reader.dead(&Selection::default().wanted(), number.cast_signed()) {
         Ok(page) => page,
@@ -256,7 +171,7 @@ fn show(data: &Data, number: u64, json: bool, out: &mut dyn Write, err: &mut dyn
         return Ok(Exit::Failure);
     };
     if json {
-        serde_json::to_writer(&mut *out, &LetterJson::new(&data.gateway, letter))?;
+        object(&LetterJson::new(&data.gateway, letter), out)?;
         writeln!(out)?;
         return Ok(Exit::Well);
     }
@@ -267,36 +182,10 @@ fn show(data: &Data, number: u64, json: bool, out: &mut dyn Write, err: &mut dyn
         writeln!(out, "first     {} {}", moment::show(first.unix_ms), plain(&first.text))?;
     }
     match &letter.message {
-        Some(message) => show_message(&data.gateway, message, out)?,
+        Some(message) => message::show(&data.gateway, message, out)?,
         None => writeln!(out, "message   damaged: it cannot be read, only purged")?,
     }
     Ok(Exit::Well)
-}
-
-/// A message, laid out for a person.
-fn show_message(gateway: &GatewayId, message: &Message, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "id        {}", crate::upstream::message_id(gateway, message))?;
-    writeln!(out, "device    {}", message.device)?;
-    writeln!(out, "topic     {}", plain(message.topic.as_str()))?;
-    let clock = if message.received.synchronised { "" } else { " (the clock was not synchronised)" };
-    writeln!(out, "received  {}{clock}", moment::show(message.received.unix_ms))?;
-    writeln!(out, "quality   {}", message.qos as u8)?;
-    if let Some(kind) = message.properties.as_ref().and_then(|given| given.content_type.as_ref()) {
-        writeln!(out, "type      {}", plain(kind))?;
-    }
-    match std::str::from_utf8(&message.payload) {
-        Ok(text) => writeln!(out, "payload   {} bytes: {}", text.len(), cell(text)),
-        Err(_) => writeln!(out, "payload   {} bytes that are no text; see --json", message.payload.len()),
-    }
-}
-
-fn export(data: &Data, selection: &Selection, out: &mut dyn Write, err: &mut dyn Write) -> io::Result<Exit> {
-    let done = each(data, selection, |letter| {
-        serde_json::to_writer(&mut *out, &LetterJson::new(&data.gateway, letter))?;
-        writeln!(out)?;
-        Ok(true)
-    })?;
-    read(done, err)
 }
 
 /// Has letters changed, piece by piece, and tells how many were.
@@ -317,7 +206,8 @@ fn change(
     }
     let mut letters = change.letters.clone();
     if letters.is_empty() {
-        let found = each(data, &change.selection, |letter| {
+        let wanted = change.selection.wanted();
+        let found = Listing { page: &|from| data.reader.dead(&wanted, from) }.each(|letter| {
             letters.push(letter.id.0);
             Ok(true)
         })?;
@@ -353,7 +243,7 @@ fn change(
         }
     }
     if change.json {
-        serde_json::to_writer(&mut *out, &moved)?;
+        object(&moved, out)?;
         writeln!(out)?;
     } else {
         writeln!(out, "{} {done}", count(moved.done.len()))?;

@@ -5,8 +5,11 @@ mod check;
 mod dead;
 mod device;
 mod http;
+mod listing;
+mod message;
 mod moment;
 mod selection;
+mod spool;
 mod status;
 mod table;
 
@@ -72,6 +75,8 @@ enum Command {
     Device(device::Device),
     /// Say how the running gateway is: uplinks, rates, what waits
     Status(status::Args),
+    /// Look at what waits on the disk for its upstream
+    Spool(spool::Args),
     /// Look at the messages that no upstream would take, send them again, or give them up
     Dead(dead::Args),
 }
@@ -129,6 +134,7 @@ pub fn run_with(
         },
         Command::Device(device) => device::run(&device, out, err),
         Command::Status(args) => status::show(&args, file, out, err),
+        Command::Spool(args) => spool::run(&args, file, out, err),
         Command::Dead(args) => dead::run(&args, file, out, err),
     };
     match done {

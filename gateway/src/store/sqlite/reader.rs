@@ -3,8 +3,8 @@
 
 use super::dir::DATABASE;
 use super::migrate::SCHEMA_VERSION;
-use super::row::{self, COLUMNS_BY_SEQ, COLUMNS_LEN};
-use rusqlite::{Connection, ErrorCode, OpenFlags, params};
+use super::row::{self, COLUMNS, COLUMNS_BY_SEQ, COLUMNS_LEN};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, params};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tidegate_engine::event::Failure;
@@ -47,6 +47,32 @@ pub struct Wanted {
     pub since_ms: Option<i64>,
     /// Received before.
     pub until_ms: Option<i64>,
+}
+
+impl Wanted {
+    /// Whether a message of a route is wanted; one that is damaged is when nothing is asked of it but its route.
+    fn takes(&self, of: &str, message: Option<&Message>) -> bool {
+        let Self { route, device, topic, since_ms, until_ms } = self;
+        if route.as_ref().is_some_and(|route| route != of) {
+            return false;
+        }
+        let Some(message) = message else {
+            return device.is_none() && topic.is_none() && since_ms.is_none() && until_ms.is_none();
+        };
+        device.as_ref().is_none_or(|device| device == message.device.as_str())
+            && topic.as_ref().is_none_or(|filter| filter.matches(&message.topic))
+            && since_ms.is_none_or(|since| message.received.unix_ms >= since)
+            && until_ms.is_none_or(|until| message.received.unix_ms < until)
+    }
+}
+
+/// A message that waits for its upstream.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Its route.
+    pub route: String,
+    /// The message; `None` when it is damaged.
+    pub message: Option<Message>,
 }
 
 /// A dead letter as it stands there.
@@ -115,23 +141,16 @@ impl Reader {
         ReadError::Closed { path, text }
     }
 
-    /// Dead letters from number `from` on that are wanted, ascending; what is damaged is wanted when nothing is asked of the topic.
+    /// Dead letters from number `from` on that are wanted, ascending.
     ///
     /// # Errors
     /// [`ReadError::Sqlite`].
     pub fn dead(&self, wanted: &Wanted, from: i64) -> Result<Page<DeadLetter>, ReadError> {
         let sql = format!(
             "SELECT {COLUMNS_BY_SEQ}, id, route, buried_ms, reason, attempts, first_ms, first_reason
-             FROM dead_letter WHERE id >= ?1 AND (?2 IS NULL OR route = ?2) AND (?3 IS NULL OR device = ?3)
-             AND (?4 IS NULL OR received_ms >= ?4) AND (?5 IS NULL OR received_ms < ?5) ORDER BY id LIMIT ?6"
+             FROM dead_letter WHERE id >= ?1 ORDER BY id LIMIT ?2"
         );
-        let mut select = self.db.prepare_cached(&sql)?;
-        let Wanted { route, device, topic, since_ms, until_ms } = wanted;
-        let mut rows = select.query(params![from, route, device, since_ms, until_ms, PAGE_ROWS])?;
-        let mut page = Page { found: Vec::new(), next: None };
-        let mut count = 0;
-        while let Some(row) = rows.next()? {
-            count += 1;
+        self.page(&sql, from, |row| {
             let column = |n: usize| COLUMNS_LEN + n;
             let id: i64 = row.get(column(0))?;
             let first_ms: Option<i64> = row.get(column(5))?;
@@ -145,12 +164,45 @@ impl Reader {
                 first: first_ms.zip(first_text).map(|(unix_ms, text)| Failure { unix_ms, text }),
                 message: row::read(row)?,
             };
-            let taken = |filter: &Filter| letter.message.as_ref().is_some_and(|m| filter.matches(&m.topic));
-            if topic.as_ref().is_none_or(taken) {
-                page.found.push(letter);
-            }
+            let taken = wanted.takes(&letter.route, letter.message.as_ref());
+            Ok((id, Some(letter).filter(|_| taken)))
+        })
+    }
+
+    /// Messages that wait from a row on that are wanted, lane by lane in the order in which they leave.
+    ///
+    /// # Errors
+    /// [`ReadError::Sqlite`].
+    pub fn waiting(&self, wanted: &Wanted, from: i64) -> Result<Page<Waiting>, ReadError> {
+        let sql = format!(
+            "SELECT {COLUMNS}, (SELECT route FROM lane WHERE lane.id = key >> 48)
+             FROM message WHERE key >= ?1 ORDER BY key LIMIT ?2"
+        );
+        self.page(&sql, from, |row| {
+            let route: Option<String> = row.get(COLUMNS_LEN)?;
+            let waiting = Waiting { route: route.unwrap_or_default(), message: row::read(row)? };
+            let taken = wanted.takes(&waiting.route, waiting.message.as_ref());
+            Ok((row.get(0)?, Some(waiting).filter(|_| taken)))
+        })
+    }
+
+    /// Reads one page of rows; `read` gives a row's number, and what it says when it is wanted.
+    fn page<T>(
+        &self,
+        sql: &str,
+        from: i64,
+        mut read: impl FnMut(&Row<'_>) -> rusqlite::Result<(i64, Option<T>)>,
+    ) -> Result<Page<T>, ReadError> {
+        let mut select = self.db.prepare_cached(sql)?;
+        let mut rows = select.query(params![from, PAGE_ROWS])?;
+        let mut page = Page { found: Vec::new(), next: None };
+        let mut count = 0;
+        while let Some(row) = rows.next()? {
+            let (number, found) = read(row)?;
+            page.found.extend(found);
+            count += 1;
             if count == PAGE_ROWS {
-                page.next = Some(id + 1);
+                page.next = number.checked_add(1);
             }
         }
         Ok(page)
