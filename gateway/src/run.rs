@@ -373,7 +373,7 @@ impl Gateway {
             Ok(Ended { store, failure: None }) => store,
             other => return Err(gone(other)),
         };
-        let closing = tokio::task::spawn_blocking(move || store.stop().map(drop));
+        let closing = tokio::task::spawn_blocking(move || store.stop().map(SqliteStore::close));
         match timeout_at(asked + END_WITHIN, closing).await {
             Ok(Ok(Ok(()))) => tracing::info!("stopped; everything is safe"),
             Ok(Ok(Err(error))) => {

@@ -154,7 +154,9 @@ impl Real {
 
     /// The process ends as it should.
     pub(crate) fn close(&mut self) {
-        self.store = None;
+        if let Some(store) = self.store.take() {
+            store.close();
+        }
         self.mount.lock().locked_by_nobody();
     }
 

@@ -121,6 +121,8 @@ fn drain(
 ) -> Result<BTreeSet<(LaneId, MessageId)>, Broken> {
     let mut now = Now { instant: Instant(0), wall: Stamp { unix_ms: 0, synchronised: false } };
     let upstreams = setup.upstreams.len();
+    // What waits is looked for, all of it: a careful life would give up what two lives ended with.
+    let recovered = Recovered { bad_lives: 0, ..recovered };
     let mut engine = Engine::new(setup, recovered, now);
     if let Some(mutant) = mutant {
         engine.plant(mutant);

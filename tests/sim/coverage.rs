@@ -43,6 +43,8 @@ paths! {
     rows_damaged, 5, "rows damaged";
     buried, 20, "dead letters";
     requeued, 10, "dead letters sent again";
+    deadly, 50, "crashes by a message that the gateway dies of";
+    given_up, 5, "messages given up because life after life died of them";
     holds, 20, "times that devices were told to hold";
     crashes, 500, "crashes of the gateway";
     crashes_with_backlog, 100, "crashes with rows on the disk";

@@ -66,6 +66,8 @@ pub struct Disk {
     lanes: BTreeMap<LaneId, Lane>,
     next_lane: u16,
     epoch: u64,
+    /// Lives in a row that were not stopped.
+    bad_lives: u32,
     /// The highest sequence number that any message had.
     last: Seq,
     dead: Vec<DeadLetter>,
@@ -106,7 +108,9 @@ impl Disk {
             |lane: &Lane| !lane.rows.is_empty() || routes.iter().any(|(route, _)| *route == lane.route);
         self.lanes.retain(|_, lane| keeps(lane));
         let lanes = self.assign(routes);
-        Opened { recovered: self.recover(), epoch: self.epoch, lanes }
+        let recovered = self.recover();
+        self.bad_lives += 1;
+        Opened { recovered, epoch: self.epoch, lanes }
     }
 
     fn assign(&mut self, routes: &[(&str, &str)]) -> Lanes {
@@ -174,6 +178,11 @@ impl Disk {
         }
     }
 
+    /// The gateway has stopped in order.
+    pub fn close(&mut self) {
+        self.bad_lives = 0;
+    }
+
     /// Power is cut. What was written and not synced is kept as a whole or forgotten as a whole.
     pub fn crash(&mut self, keep_unsynced: bool) {
         let kept = self.unsynced.take().or(self.doubtful.take()).filter(|_| keep_unsynced);
@@ -236,7 +245,8 @@ impl Disk {
     }
 
     fn recover(&self) -> Recovered {
-        let mut recovered = Recovered { last: self.last, ..Recovered::default() };
+        let mut recovered =
+            Recovered { last: self.last, bad_lives: self.bad_lives, ..Recovered::default() };
         for (lane, Lane { rows, .. }) in &self.lanes {
             let Some((last, _)) = rows.last_key_value() else { continue };
             let bytes = rows.values().map(|row| row.message.footprint() as u64).sum();

@@ -197,7 +197,11 @@ impl World {
             route.lane = lane;
         }
         self.trace.say(now, || format!("== start, epoch {}", opened.epoch));
-        let recovered = opened.recovered;
+        let mut recovered = opened.recovered;
+        if self.deadly == 0 {
+            // Lives here are short; only where something else than chance ends them are they careful.
+            recovered.bad_lives = 0;
+        }
         self.oracle.configured(&self.gateway.setup);
         for (lane, message) in self.disk.waiting() {
             self.oracle.recovered(lane, message)?;
@@ -234,6 +238,7 @@ impl World {
         }
         match &mut self.real {
             Some(real) if clean => real.close(),
+            None if clean => self.disk.close(),
             Some(real) => real.cut(&self.disk, &mut self.rng)?,
             None => self.disk.crash(self.rng.bool()),
         }
@@ -332,6 +337,9 @@ impl World {
             let Some(output) = self.gateway.engine.as_mut().and_then(Engine::poll_output) else { break };
             if self.perform(output)? {
                 return self.die(true);
+            }
+            if !self.gateway.is_running() {
+                return Ok(());
             }
         }
         if self.oracle.step.is_multiple_of(16) {
@@ -436,7 +444,10 @@ impl World {
 
     fn note(&mut self, notice: &Notice) -> Held {
         match notice {
-            Notice::Buried { .. } => self.coverage.buried += 1,
+            Notice::Buried { reason, .. } => {
+                self.coverage.buried += 1;
+                self.coverage.given_up += u64::from(reason.starts_with("the gateway ended"));
+            }
             Notice::Requeued { .. } => self.coverage.requeued += 1,
             Notice::Holding { on: true, .. } => self.coverage.holds += 1,
             Notice::SubscriberOverrun { client, .. } => {

@@ -20,7 +20,8 @@
 //! - What local subscribers get stands in `subscribers`, what CoAP observers get in `observing`; that OSCORE uses no nonce twice
 //!   is held by `nonces`.
 //! - Windows, commits, loads and what the engine keeps stay within their bounds; nothing goes to an upstream that is down
-//!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say.
+//!   or blocked; a message is buried only when the broker refused it for good, or as often as the limits say,
+//!   or two lives of the gateway ended with its mark.
 
 use super::losses::Losses;
 use super::nonces::Nonces;
@@ -33,8 +34,8 @@ use crate::powercut::{Ledger, Mark};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, Setup};
-use tidegate_engine::id::{LaneId, MessageId, Tag, UpstreamId};
+use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, RecordKind, Setup};
+use tidegate_engine::id::{LaneId, MessageId, Seq, Tag, UpstreamId};
 use tidegate_engine::message::{Message, Source};
 use tidegate_engine::topic::Topic;
 
@@ -154,6 +155,8 @@ pub(crate) struct Oracle {
     ids: BTreeMap<MessageId, Key>,
     copies: BTreeMap<(LaneId, u16, MessageId), Copy>,
     orders: BTreeMap<(LaneId, u16), Order>,
+    /// How many lives began with the mark on a message.
+    deaths: BTreeMap<(LaneId, MessageId), u32>,
     upstreams: Vec<Known>,
     /// What local subscribers get.
     pub(crate) subscribers: Subscribers,
@@ -190,6 +193,15 @@ fn required(topic: &Topic, setup: &Setup) -> Vec<LaneId> {
     lanes
 }
 
+/// What a mark says is being handed over.
+fn marked(value: &[u8]) -> Option<(LaneId, MessageId)> {
+    let (lane, rest) = value.split_first_chunk()?;
+    let (epoch, rest) = rest.split_first_chunk()?;
+    let (seq, _) = rest.split_first_chunk()?;
+    let id = MessageId { epoch: u64::from_be_bytes(*epoch), seq: Seq(u64::from_be_bytes(*seq)) };
+    Some((LaneId(u16::from_be_bytes(*lane)), id))
+}
+
 /// Devices are named `d0`, `d1`, …
 fn device_index(message: &Message) -> Option<u16> {
     message.device.as_str().strip_prefix('d')?.parse().ok()
@@ -207,6 +219,7 @@ impl Oracle {
             ids: BTreeMap::new(),
             copies: BTreeMap::new(),
             orders: BTreeMap::new(),
+            deaths: BTreeMap::new(),
             upstreams,
             subscribers: Subscribers::default(),
             observing: Observing::default(),
@@ -288,6 +301,10 @@ impl Oracle {
 
     /// The gateway starts with these records: P2 of what is retained.
     pub(crate) fn found_records(&mut self, records: &[(RecordKey, Bytes)]) -> Held {
+        let mark = records.iter().find(|(key, _)| key.kind == RecordKind::Mark);
+        if let Some(at) = mark.and_then(|(_, value)| marked(value)) {
+            *self.deaths.entry(at).or_default() += 1;
+        }
         self.retained.found(records)
     }
 
@@ -430,6 +447,13 @@ impl Oracle {
                 }
                 Op::Bury { lane, message, reason, attempts: told } => {
                     let key = self.see(message)?;
+                    if reason.starts_with("the gateway ended") {
+                        let deaths = self.deaths.get(&(*lane, message.id)).copied().unwrap_or(0);
+                        if deaths < 2 {
+                            broken!("P2: {key} is buried after {deaths} lives that ended with it: {reason}");
+                        }
+                        continue;
+                    }
                     let attempts = self.setup.limits.upstream_attempts;
                     let copy = self.copies.entry((*lane, key.device, message.id)).or_default();
                     if !copy.fatal && copy.refusals < attempts.min(2) {
@@ -572,7 +596,7 @@ impl Oracle {
         let flights = self.upstreams.iter().flat_map(|known| known.flights.values());
         let pending = flights.into_iter().any(|f| f.refused && (f.lane, f.device, f.id) == at);
         let later = (lane, key.device, MessageId { seq: message.id.seq.next(), ..message.id });
-        let end = (lane, key.device + 1, MessageId { epoch: 0, seq: tidegate_engine::id::Seq(0) });
+        let end = (lane, key.device + 1, MessageId { epoch: 0, seq: Seq(0) });
         for ((_, _, id), other) in self.copies.range(later..end) {
             if other.arrivals == 0 {
                 continue;

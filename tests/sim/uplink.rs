@@ -3,7 +3,7 @@
 
 use super::oracle::{Held, Violation};
 use super::plan::MS;
-use super::upstream::Handed;
+use super::upstream::{Handed, mixed};
 use super::world::{Event, World};
 use tidegate_engine::event::{Input, Outcome, Publication};
 use tidegate_engine::id::{Tag, UpstreamId};
@@ -12,6 +12,10 @@ use tidegate_engine::id::{Tag, UpstreamId};
 impl World {
     pub(super) fn hand_over(&mut self, publication: Publication) -> Held {
         self.oracle.published(&publication)?;
+        if mixed(&publication.message.payload) >> 34 & 1023 < self.deadly.into() {
+            self.coverage.deadly += 1;
+            return self.die(false);
+        }
         self.coverage.resent += u64::from(publication.resend);
         self.trace.mix(publication.tag.0);
         let upstream = publication.upstream.0;

@@ -92,6 +92,13 @@ pub(crate) struct Handed {
     pub(crate) step: u64,
 }
 
+/// A number that follows from a payload, so that what is wrong with a message stays wrong with it.
+pub(crate) fn mixed(payload: &[u8]) -> u64 {
+    payload.iter().take(8).fold(0xcbf2_9ce4_8422_2325_u64, |mixed, byte| {
+        (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
 /// What the broker does with a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
@@ -181,10 +188,7 @@ impl Broker {
         }
         // What tells of losses is never poison: it would be told for ever.
         if self.poison > 0 && handed.publication.message.source != Source::Gateway {
-            let mut mixed = 0xcbf2_9ce4_8422_2325_u64;
-            for byte in handed.publication.message.payload.iter().take(8) {
-                mixed = (mixed ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-            }
+            let mixed = mixed(&handed.publication.message.payload);
             if mixed >> 20 & 1023 < self.poison.into() {
                 return match mixed & 1 {
                     0 => say(false, Outcome::Returned("no queue is bound to it".into())),

@@ -219,3 +219,24 @@ fn two_new_directories_begin_with_different_epochs() {
 fn sqlite_has_no_known_wal_bug() {
     assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());
 }
+
+#[test]
+fn lives_that_do_not_end_in_order_are_counted_until_one_does() {
+    let dir = TempDir::new().unwrap();
+    let bad_lives = || {
+        let opened = open(dir.path(), ROUTES, sizes()).unwrap();
+        (opened.recovered.bad_lives, opened.store)
+    };
+    for expected in 0..3 {
+        let (found, store) = bad_lives();
+        assert_eq!(found, expected);
+        drop(store);
+    }
+    let (found, store) = bad_lives();
+    assert_eq!(found, 3);
+    store.close();
+    assert_eq!(bad_lives().0, 0);
+    // The first versions did not count.
+    fs::write(dir.path().join("epoch"), "9 5\n").unwrap();
+    assert_eq!(bad_lives().0, 0);
+}

@@ -66,7 +66,7 @@ impl Engine {
         for &route in routes.iter() {
             let Some(route) = self.router.route(route) else { continue };
             let Some(lane) = self.spool.index(route.lane) else { continue };
-            let way = if incoming.record.is_some() {
+            let way = if incoming.record.is_some() || self.caution.is_careful() {
                 Way::DiskFirst
             } else if self.delivery.is_ready(route.upstream) && self.stopping == Stopping::No {
                 Way::Relay

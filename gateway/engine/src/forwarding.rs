@@ -1,18 +1,23 @@
 //! The upstreams: what is handed over to them, and what their answers mean. Higher priorities go first, equal ones in turn;
 //! the windows are `delivery`'s and the order within a lane is the lane's.
 
+use crate::caution::{Before, Held};
 use crate::delivery::{Flight, Refusal};
 use crate::event::{Attempts, Outcome, Output, Publication};
 use crate::id::{Tag, UpstreamId};
+use crate::journal::Item;
+use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::router::routing_key;
 use crate::spool::Consequence;
-use crate::{Engine, Stopping};
+use crate::{Engine, Stopping, Waiter};
+use std::sync::Arc;
 
 impl Engine {
     pub(super) fn upstream_down(&mut self, upstream: UpstreamId) {
         let flights = self.delivery.down(upstream);
         for (tag, flight) in flights {
+            self.careful_through(tag);
             // Either a tombstone or a message.
             self.ledger.unsettled(self.now.instant, tag);
             if self.planted.is(Mutant::NoResend) {
@@ -27,6 +32,7 @@ impl Engine {
 
     pub(super) fn settled(&mut self, upstream: UpstreamId, tag: Tag, outcome: Outcome) {
         let Some(flight) = self.delivery.settled(upstream, tag) else { return };
+        self.careful_through(tag);
         let outcome = match outcome {
             Outcome::Returned(_) if self.planted.is(Mutant::ReturnedIsDelivered) => Outcome::Confirmed,
             outcome => outcome,
@@ -92,7 +98,7 @@ impl Engine {
             }
             for equals in lanes {
                 let mut idle = 0;
-                while idle < equals.len() && self.delivery.has_room(*upstream, false) {
+                while idle < equals.len() && self.delivery.has_room(*upstream, false) && !self.caution.waits() {
                     self.turn = self.turn.wrapping_add(1);
                     let lane = equals[self.turn % equals.len()];
                     let safe_too = self.delivery.has_room(*upstream, sparing);
@@ -111,6 +117,43 @@ impl Engine {
             .spool
             .next(lane, safe_too, |message| delivery.may_send(now, lane, &message.device, message.id.seq));
         let Some((message, resend)) = next else { return false };
+        let before = self.spool.id(lane).map_or(Before::Go, |id| self.caution.before(id, message.id));
+        match before {
+            Before::Go => _ = self.publish(upstream, lane, message, resend),
+            Before::Mark(op) => {
+                self.caution.hold(Held { upstream, lane, message, resend });
+                self.journal.push(Item::new(op, Some(Waiter::Marked)));
+            }
+            Before::GiveUp(deaths) => {
+                let attempts = Attempts { count: deaths.into(), first: None };
+                let reason = format!(
+                    "the gateway ended {deaths} times while it handed this message over: report it, and send it again when that is mended"
+                );
+                self.saves.extend(self.spool.bury(lane, message.id.seq, reason, attempts));
+            }
+        }
+        true
+    }
+
+    /// What was to be marked is: it goes, if it still can.
+    pub(super) fn hand_over_marked(&mut self) {
+        let Some(Held { upstream, lane, message, resend }) = self.caution.marked() else { return };
+        if self.stopping != Stopping::No || !self.delivery.is_ready(upstream) {
+            self.spool.unsent(lane, message.id.seq, false);
+            return;
+        }
+        let tag = self.publish(upstream, lane, message, resend);
+        self.caution.out(tag);
+    }
+
+    fn careful_through(&mut self, tag: Tag) {
+        if let Some(op) = self.caution.through(tag) {
+            self.journal.push(Item::new(op, None));
+        }
+    }
+
+    fn publish(&mut self, upstream: UpstreamId, lane: usize, message: Arc<Message>, resend: bool) -> Tag {
+        let now = self.now.instant;
         let seq = message.id.seq;
         let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);
         let routing_key = routing_key(self.spool.routing_key(lane), &message);
@@ -121,6 +164,6 @@ impl Engine {
             let consequence = self.spool.confirmed(lane, seq);
             self.follow(consequence, false);
         }
-        true
+        tag
     }
 }

@@ -5,9 +5,10 @@
 //! The parts do not know one another; this file and `accepting`, `storing`, `forwarding` and `losing` pass values between them:
 //! `session` speaks the devices' protocols, `router` finds a message's routes, `spool` decides where a message is safe and
 //! gives each route its `lane`, which keeps the order, `delivery` keeps the upstreams' windows, `journal` gathers commits,
-//! `receipts` remembers who waits for what, `ledger` what was lost.
+//! `receipts` remembers who waits for what, `ledger` what was lost, `caution` what lives died of.
 
 mod accepting;
+mod caution;
 mod dead;
 mod delivery;
 pub mod encoding;
@@ -33,10 +34,11 @@ mod tests;
 pub mod time;
 pub mod topic;
 
+use caution::Caution;
 use delivery::Delivery;
 use event::{Input, LaneState, Loss, Notice, Op, Output, Recovered, Setup, StoreFault};
 use id::{MessageId, Seq, UpstreamId};
-use journal::Journal;
+use journal::{Item, Journal};
 use lane::Ticket;
 use ledger::Ledger;
 use mutant::{Mutant, Planted};
@@ -59,6 +61,8 @@ enum Waiter {
     Buried(Row),
     /// A dead letter stands in its lane again.
     Requeued,
+    /// The mark on what is handed over next is made.
+    Marked,
     /// Something that a receipt waits for.
     Ticket(Ticket),
     /// What the ledger of losses had to write.
@@ -80,6 +84,7 @@ pub struct Engine {
     delivery: Delivery,
     journal: Journal<Waiter>,
     receipts: Receipts,
+    caution: Caution,
     ledger: Ledger,
     /// What takes effect together with the ledger's next change.
     with_losses: Vec<Op>,
@@ -126,6 +131,7 @@ impl Engine {
             delivery: Delivery::new(&setup.upstreams, &setup.limits, planted),
             journal: Journal::new(&setup.limits),
             receipts: Receipts::default(),
+            caution: Caution::new(&recovered, setup.limits.careful_messages),
             ledger: Ledger::new(&setup.limits, &recovered.records, now.instant),
             with_losses: Vec::new(),
             losses_ordered: false,
@@ -145,6 +151,13 @@ impl Engine {
             setup: Setup { devices: Vec::new(), ..setup },
         };
         engine.gather_lanes();
+        if let Some(op) = engine.caution.leftover(&recovered) {
+            engine.journal.push(Item::new(op, None));
+        }
+        if engine.caution.is_careful() {
+            let lives = recovered.bad_lives;
+            engine.outputs.push_back(Output::Notice(Notice::Careful { lives }));
+        }
         engine
     }
 
@@ -156,6 +169,7 @@ impl Engine {
         self.coap.plant(self.planted);
         self.spool.plant(self.planted);
         self.delivery.plant(self.planted);
+        self.caution.plant(self.planted);
         if mutant == Mutant::IdsRestart {
             self.last = Seq(0);
             self.setup.epoch = 1;

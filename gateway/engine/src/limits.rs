@@ -157,6 +157,8 @@ pub struct Limits {
     /// Bytes of dead letters that are sent again and not through, in memory beside what a lane may have there. Above it no
     /// further ones are taken back.
     pub requeued_bytes: usize,
+    /// Messages that are handed over one by one, each with a write of its own, after lives that ended soon and badly.
+    pub careful_messages: usize,
     /// Changes gathered into one commit at the most.
     pub commit_ops: usize,
     /// Bytes gathered into one commit at the most.
@@ -261,6 +263,8 @@ impl Default for Limits {
             unsafe_bytes: 16 << 20,
             spool_bytes: 1 << 30,
             requeued_bytes: 4 << 20,
+            // A window: what a life may have died of was under way. Seconds on a slow card.
+            careful_messages: 256,
             commit_ops: 4_096,
             commit_bytes: 4 << 20,
             commit_enough: 512,

@@ -58,6 +58,8 @@ pub enum Mutant {
     StreamNotConfirmable,
     /// A request on a CoAP stream is answered although a later one has its token.
     OvertakenAnswered,
+    /// A message that life after life died of is handed over again and again.
+    DeathsUncounted,
     /// A dead letter is sent again without the mark.
     RequeuedUnmarked,
     /// The store does not sync what it commits, only before it writes the WAL back.
@@ -71,7 +73,7 @@ impl Mutant {
     pub const STORE: [Self; 2] = [Self::SynchronousNormal, Self::CommitParted];
 
     /// All of the engine, in order.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -99,6 +101,7 @@ impl Mutant {
         Self::NotificationsRestart,
         Self::StreamNotConfirmable,
         Self::OvertakenAnswered,
+        Self::DeathsUncounted,
         Self::RequeuedUnmarked,
     ];
 }

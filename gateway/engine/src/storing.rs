@@ -80,6 +80,7 @@ impl Engine {
                         }));
                     }
                 }
+                Some(Waiter::Marked) => self.hand_over_marked(),
                 Some(Waiter::Requeued) => self.requeue_committed(&item.op),
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
                 Some(Waiter::Losses) => self.losses_ordered = false,
@@ -92,6 +93,9 @@ impl Engine {
     pub(super) fn commit_failed(&mut self, batch: BatchId, fault: StoreFault) {
         self.stats.commit_failures += 1;
         self.journal.failed(self.now.instant, batch, &fault);
+        if let Some(held) = self.caution.give_up() {
+            self.spool.unsent(held.lane, held.message.id.seq, false);
+        }
         self.note_store(Some(fault));
     }
 

@@ -86,6 +86,10 @@ impl Notices {
                     tracing::warn!(%device, ?action, topic, suppressed, "denied: its configuration does not allow this");
                 }
             }
+            Notice::Careful { lives } => tracing::warn!(
+                lives,
+                "the last lives of this gateway ended soon and not in order: the first messages are handed over one by one, to find the one that may be at fault"
+            ),
             Notice::Requeued { id, lane } => {
                 let (route, epoch, seq) = (self.route(*lane), id.epoch, id.seq.0);
                 tracing::debug!(route, epoch, seq, "a dead letter is sent again");

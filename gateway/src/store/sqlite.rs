@@ -26,13 +26,16 @@ use crate::memory;
 use fault::Fault;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tidegate_engine::event::{Letter, Op, StoreFault};
 use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::mutant::{Mutant, Planted};
 
 /// SQLite's page, in bytes: that of the kernel and of most flash translation layers.
 const PAGE_BYTES: u64 = 4_096;
+
+/// A life that has lasted for so long did not die of what it began with, whatever becomes of it.
+const GOOD_AFTER: Duration = Duration::from_secs(60);
 
 /// How much room the store takes on the medium, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +78,8 @@ pub struct SqliteStore {
     /// The lanes of the routes that are configured.
     routes: Vec<LaneId>,
     space: space::Space,
+    /// This life and when it began, until it has proved to be a good one.
+    life: Option<(dir::Life, Instant)>,
     dir: dir::DataDir,
     planted: Planted,
 }
@@ -171,6 +176,9 @@ impl Store for SqliteStore {
     }
 
     fn upkeep(&mut self, idle: bool) -> bool {
+        if self.life.is_some_and(|(_, began)| began.elapsed() >= GOOD_AFTER) {
+            self.life_is_good();
+        }
         match self.space.upkeep(&self.db, idle) {
             Ok(more) => {
                 if idle && !more {
@@ -194,6 +202,19 @@ impl Store for SqliteStore {
 }
 
 impl SqliteStore {
+    /// The gateway ends as it should: the next life need not be careful.
+    pub fn close(mut self) {
+        self.life_is_good();
+    }
+
+    /// This life has lasted, or ends in order.
+    fn life_is_good(&mut self) {
+        let Some((life, _)) = self.life.take() else { return };
+        if let Err(error) = self.dir.begin_life(dir::Life { bad_lives: 0, ..life }) {
+            tracing::warn!(%error, "it could not be written down that this life ends well; the next but one may be careful");
+        }
+    }
+
     /// Before a rest of which nobody knows the end: the page cache, and what commits have left.
     fn give_back_memory(&self) {
         if let Err(error) = self.db.execute_batch("PRAGMA shrink_memory") {

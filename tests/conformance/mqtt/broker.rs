@@ -121,6 +121,7 @@ impl Broker {
             lanes: if self.rows.is_empty() { Vec::new() } else { vec![lane] },
             last,
             records: self.records.clone().into_iter().collect(),
+            bad_lives: 0,
         };
         self.engine = Engine::new(self.setup.clone(), recovered, self.now);
         self.tell(Input::UpstreamUp { upstream: UPSTREAM });

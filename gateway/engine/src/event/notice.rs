@@ -80,6 +80,11 @@ pub enum Notice {
         /// Why.
         reason: String,
     },
+    /// Life after life ended soon and badly: the first messages are handed over one by one.
+    Careful {
+        /// How many lives.
+        lives: u32,
+    },
     /// A dead letter stands in its lane again.
     Requeued {
         /// Which message.

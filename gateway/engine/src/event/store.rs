@@ -14,6 +14,8 @@ pub struct Recovered {
     pub last: Seq,
     /// The keyed records, all of them. Bounded by the limits on what writes them.
     pub records: Vec<(RecordKey, Bytes)>,
+    /// Lives before this one, in a row, that were neither stopped nor lasted for long.
+    pub bad_lives: u32,
 }
 
 /// How much waits in a lane.
@@ -165,11 +167,13 @@ pub enum RecordKind {
     OscoreSequence = 6,
     /// An entry of the ledger of losses: its key is the id that its tombstone has (epoch and sequence, 8 bytes each, big-endian).
     Loss = 7,
+    /// What is being handed over while life after life ends badly; there is one at the most, with an empty key.
+    Mark = 8,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Session,
         Self::InboundQos2,
         Self::Retained,
@@ -177,6 +181,7 @@ impl RecordKind {
         Self::Will,
         Self::OscoreSequence,
         Self::Loss,
+        Self::Mark,
     ];
 }
 

@@ -44,6 +44,8 @@ pub(super) struct Life {
     pub(super) epoch: u64,
     /// The highest sequence number when it began.
     pub(super) last: u64,
+    /// Lives in a row, up to this one, that were neither ended in order nor lasted for long, as far as is known of it.
+    pub(super) bad_lives: u32,
 }
 
 impl DataDir {
@@ -118,7 +120,10 @@ impl DataDir {
         };
         let life = std::str::from_utf8(&text).ok().and_then(|text| {
             let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
-            Some(Life { epoch: numbers.next()?.ok()?, last: numbers.next()?.ok()? })
+            let (epoch, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
+            // The first versions did not count.
+            let bad_lives = numbers.next().and_then(Result::ok).unwrap_or(0);
+            Some(Life { epoch, last, bad_lives: u32::try_from(bad_lives).unwrap_or(u32::MAX) })
         });
         if life.is_none() {
             tracing::warn!(path = %path.display(), "the epoch file is damaged; a new one is written");
@@ -132,7 +137,7 @@ impl DataDir {
         self.files
             .open(&new, Opening::Emptied)
             .and_then(|mut file| {
-                file.write_all(format!("{} {}\n", life.epoch, life.last).as_bytes())?;
+                file.write_all(format!("{} {} {}\n", life.epoch, life.last, life.bad_lives).as_bytes())?;
                 file.sync()
             })
             .and_then(|()| self.files.rename(&new, &path))

@@ -16,7 +16,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::event::{RecordKey, RecordKind, Recovered};
 use tidegate_engine::id::{LaneId, Seq};
 use tidegate_engine::mutant::{Mutant, Planted};
@@ -146,7 +146,8 @@ pub fn open_on(
         0 => dir::random_epoch(dir.files())?,
         last => last + 1,
     };
-    let life = Life { epoch, last: state.last.0 };
+    let bad_lives = life.map_or(0, |life| life.bad_lives);
+    let life = Life { epoch, last: state.last.0, bad_lives: bad_lives.saturating_add(1) };
     match dir.begin_life(life) {
         Err(OpenError::Directory { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
             // The WAL of a life that ended without closing it is the only room left.
@@ -163,8 +164,8 @@ pub fn open_on(
         .map_err(|fault| OpenError::Database { path: path.clone(), text: fault.to_string() })?;
     let lanes::State { lanes: Lanes { ids, orphans }, states, last, names } = state;
     Ok(Opened {
-        store: SqliteStore { db, names, routes: ids.clone(), space, dir, planted },
-        recovered: Recovered { lanes: states, last, records },
+        store: SqliteStore { db, names, routes: ids.clone(), space, life: Some((life, Instant::now())), dir, planted },
+        recovered: Recovered { lanes: states, last, records, bad_lives },
         epoch,
         lanes: ids,
         orphans,
