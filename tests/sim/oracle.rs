@@ -51,6 +51,9 @@ macro_rules! broken {
 }
 
 mod ending;
+mod known;
+
+use known::{Copy, Flight, Known, Order, marked};
 
 /// With so many remembered exchanges of a peer none is forgotten while its datagrams may still come.
 pub(crate) const MANY_EXCHANGES: usize = 512;
@@ -78,67 +81,6 @@ impl Record {
             self.required.push(required);
         }
     }
-}
-
-/// A message on a lane.
-#[derive(Debug, Default)]
-struct Copy {
-    /// The engine knows that it is safe here.
-    safe: bool,
-    /// The engine's life in which it was handed over last.
-    published: bool,
-    /// How often the broker refused it, and the engine knew.
-    refusals: u8,
-    /// The broker refused it for good.
-    fatal: bool,
-    /// When the engine last learned of a refusal, or can no longer learn of one, in steps.
-    refusal_known: u64,
-    /// Times that the consumer got it.
-    arrivals: u32,
-    /// When the copy that arrived first was handed over, in steps.
-    arrived_from: u64,
-    buried: bool,
-    /// It was a dead letter and has been put back.
-    requeued: bool,
-    damaged: bool,
-}
-
-impl Copy {
-    /// A dead letter stands in its lane again.
-    fn put_back(&mut self, step: u64) {
-        self.buried = false;
-        self.requeued = true;
-        self.fatal = false;
-        self.refusals = 0;
-        // What has arrived by now came before it, for it was not there.
-        self.refusal_known = step;
-    }
-}
-
-/// The order on a lane for one device.
-#[derive(Debug, Default)]
-struct Order {
-    highest_published: Option<MessageId>,
-    /// Refused, and neither confirmed nor buried since, as far as the engine knows.
-    refused: BTreeSet<MessageId>,
-}
-
-/// Handed over and not settled.
-#[derive(Debug)]
-struct Flight {
-    lane: LaneId,
-    device: u16,
-    id: MessageId,
-    /// The broker has refused it; the engine may not know yet.
-    refused: bool,
-}
-
-/// An upstream as the engine knows it.
-#[derive(Debug, Default)]
-struct Known {
-    up: bool,
-    blocked: bool,
-    flights: BTreeMap<Tag, Flight>,
 }
 
 /// The judge.
@@ -191,15 +133,6 @@ fn required(topic: &Topic, setup: &Setup) -> Vec<LaneId> {
         }
     }
     lanes
-}
-
-/// What a mark says is being handed over.
-fn marked(value: &[u8]) -> Option<(LaneId, MessageId)> {
-    let (lane, rest) = value.split_first_chunk()?;
-    let (epoch, rest) = rest.split_first_chunk()?;
-    let (seq, _) = rest.split_first_chunk()?;
-    let id = MessageId { epoch: u64::from_be_bytes(*epoch), seq: Seq(u64::from_be_bytes(*seq)) };
-    Some((LaneId(u16::from_be_bytes(*lane)), id))
 }
 
 /// Devices are named `d0`, `d1`, …

@@ -1,0 +1,74 @@
+//! What the judge keeps of each message on a lane, of the order there, and of what is under way. It judges nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use tidegate_engine::id::{LaneId, MessageId, Seq, Tag};
+
+/// A message on a lane.
+#[derive(Debug, Default)]
+pub(super) struct Copy {
+    /// The engine knows that it is safe here.
+    pub(super) safe: bool,
+    /// The engine's life in which it was handed over last.
+    pub(super) published: bool,
+    /// How often the broker refused it, and the engine knew.
+    pub(super) refusals: u8,
+    /// The broker refused it for good.
+    pub(super) fatal: bool,
+    /// When the engine last learned of a refusal, or can no longer learn of one, in steps.
+    pub(super) refusal_known: u64,
+    /// Times that the consumer got it.
+    pub(super) arrivals: u32,
+    /// When the copy that arrived first was handed over, in steps.
+    pub(super) arrived_from: u64,
+    pub(super) buried: bool,
+    /// It was a dead letter and has been put back.
+    pub(super) requeued: bool,
+    pub(super) damaged: bool,
+}
+
+impl Copy {
+    /// A dead letter stands in its lane again.
+    pub(super) fn put_back(&mut self, step: u64) {
+        self.buried = false;
+        self.requeued = true;
+        self.fatal = false;
+        self.refusals = 0;
+        // What has arrived by now came before it, for it was not there.
+        self.refusal_known = step;
+    }
+}
+
+/// The order on a lane for one device.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    pub(super) highest_published: Option<MessageId>,
+    /// Refused, and neither confirmed nor buried since, as far as the engine knows.
+    pub(super) refused: BTreeSet<MessageId>,
+}
+
+/// Handed over and not settled.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) lane: LaneId,
+    pub(super) device: u16,
+    pub(super) id: MessageId,
+    /// The broker has refused it; the engine may not know yet.
+    pub(super) refused: bool,
+}
+
+/// An upstream as the engine knows it.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) up: bool,
+    pub(super) blocked: bool,
+    pub(super) flights: BTreeMap<Tag, Flight>,
+}
+
+/// What a mark says is being handed over.
+pub(super) fn marked(value: &[u8]) -> Option<(LaneId, MessageId)> {
+    let (lane, rest) = value.split_first_chunk()?;
+    let (epoch, rest) = rest.split_first_chunk()?;
+    let (seq, _) = rest.split_first_chunk()?;
+    let id = MessageId { epoch: u64::from_be_bytes(*epoch), seq: Seq(u64::from_be_bytes(*seq)) };
+    Some((LaneId(u16::from_be_bytes(*lane)), id))
+}
