@@ -209,13 +209,20 @@ fn commands_that_read_the_store_say_where_they_looked_for_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let file = config(folder.path(), &format!("[gateway]\nid = \"site-a\"\ndata_dir = {data:?}\n"));
-    for command in [&["dead", "list"][..], &["dead", "export"], &["spool", "list"], &["dead", "requeue", "1"]] {
+    for command in [&["dead", "list"][..], &["dead", "export"], &["spool", "list"], &["dead", "requeue", "1"]]
+    {
         let answer = tidegate(&[command, &["--config", &file]].concat());
         assert_eq!(answer.exit, Exit::Failure, "{command:?}");
-        assert!(answer.err.contains("data/tidegate.db") && answer.err.contains("--data-dir"), "{}", answer.err);
+        assert!(
+            answer.err.contains("data/tidegate.db") && answer.err.contains("--data-dir"),
+            "{}",
+            answer.err
+        );
         assert!(!data.exists(), "nothing is made");
     }
-    for wrong in [&["dead", "list", "--since", "yesterday"][..], &["dead", "list", "--topic", "a/#/b"], &["dead"]] {
+    for wrong in
+        [&["dead", "list", "--since", "yesterday"][..], &["dead", "list", "--topic", "a/#/b"], &["dead"]]
+    {
         assert_eq!(tidegate(wrong).exit, Exit::Usage, "{wrong:?}");
     }
 }

@@ -245,8 +245,7 @@ impl Disk {
     }
 
     fn recover(&self) -> Recovered {
-        let mut recovered =
-            Recovered { last: self.last, bad_lives: self.bad_lives, ..Recovered::default() };
+        let mut recovered = Recovered { last: self.last, bad_lives: self.bad_lives, ..Recovered::default() };
         for (lane, Lane { rows, .. }) in &self.lanes {
             let Some((last, _)) = rows.last_key_value() else { continue };
             let bytes = rows.values().map(|row| row.message.footprint() as u64).sum();

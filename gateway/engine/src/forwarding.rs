@@ -98,7 +98,8 @@ impl Engine {
             }
             for equals in lanes {
                 let mut idle = 0;
-                while idle < equals.len() && self.delivery.has_room(*upstream, false) && !self.caution.waits() {
+                while idle < equals.len() && self.delivery.has_room(*upstream, false) && !self.caution.waits()
+                {
                     self.turn = self.turn.wrapping_add(1);
                     let lane = equals[self.turn % equals.len()];
                     let safe_too = self.delivery.has_room(*upstream, sparing);

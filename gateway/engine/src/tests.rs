@@ -146,7 +146,8 @@ fn confirm(publication: &Publication) -> Input {
 #[test]
 fn a_load_that_may_be_tried_again_does_not_keep_the_gateway_awake_while_the_upstream_is_away() {
     let backlog = LaneState { lane: LANE, last: Seq(9), rows: 9, bytes: 2_000 };
-    let recovered = Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new(), ..Recovered::default() };
+    let recovered =
+        Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new(), ..Recovered::default() };
     let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
     assert_eq!(loads(&bench.on(Input::UpstreamUp { upstream: UPSTREAM })), [(LANE, Seq(0))]);
     bench.on(Input::LoadFailed { lane: LANE, fault: StoreFault::Failed("I/O".into()) });
@@ -258,7 +259,8 @@ fn a_new_route_of_a_reload_soon_relays_without_the_disk() {
 fn counters_that_damage_has_thrown_off_heal_when_the_backlog_ends_and_devices_may_go_on() {
     let full = Limits::default().spool_bytes;
     let backlog = LaneState { lane: LANE, last: Seq(9), rows: 9, bytes: full };
-    let recovered = Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new(), ..Recovered::default() };
+    let recovered =
+        Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new(), ..Recovered::default() };
     let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
     bench.on(Input::UpstreamUp { upstream: UPSTREAM });
     assert!(bench.engine.stats().holding);
@@ -272,7 +274,8 @@ fn counters_that_damage_has_thrown_off_heal_when_the_backlog_ends_and_devices_ma
 #[test]
 fn a_backlog_whose_counter_is_damaged_is_delivered_all_the_same() {
     let backlog = LaneState { lane: LANE, last: Seq(9), rows: 0, bytes: 0 };
-    let recovered = Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new(), ..Recovered::default() };
+    let recovered =
+        Recovered { lanes: vec![backlog], last: Seq(9), records: Vec::new(), ..Recovered::default() };
     let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
     assert_eq!(loads(&bench.on(Input::UpstreamUp { upstream: UPSTREAM })), [(LANE, Seq(0))]);
 }
@@ -282,7 +285,8 @@ fn rows_whose_removal_is_under_way_count_as_delivered_rows_that_a_crash_would_se
     let mut limits = Limits { forgets_waiting: 4, lane_memory_messages: 8, ..Limits::default() };
     limits.commit_ops = 4;
     let backlog = LaneState { lane: LANE, last: Seq(1_000), rows: 1_000, bytes: 200_000 };
-    let recovered = Recovered { lanes: vec![backlog], last: Seq(1_000), records: Vec::new(), ..Recovered::default() };
+    let recovered =
+        Recovered { lanes: vec![backlog], last: Seq(1_000), records: Vec::new(), ..Recovered::default() };
     let suspects = 8 + 2 * 4 + 4;
     let mut bench = Bench::new(Setup { limits, ..setup(vec![route(LANE, "#", relay())]) }, recovered);
     let mut outputs = bench.on(Input::UpstreamUp { upstream: UPSTREAM });

@@ -144,7 +144,8 @@ fn list(
         row: &row,
         none: "no dead letters",
     };
-    let json = |letter: &DeadLetter, out: &mut dyn Write| object(&LetterJson::new(&data.gateway, letter), out);
+    let json =
+        |letter: &DeadLetter, out: &mut dyn Write| object(&LetterJson::new(&data.gateway, letter), out);
     Listing { page: &|from| data.reader.dead(&wanted, from) }.list(look, &columns, json, out, err)
 }
 

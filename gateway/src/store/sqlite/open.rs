@@ -164,7 +164,15 @@ pub fn open_on(
         .map_err(|fault| OpenError::Database { path: path.clone(), text: fault.to_string() })?;
     let lanes::State { lanes: Lanes { ids, orphans }, states, last, names } = state;
     Ok(Opened {
-        store: SqliteStore { db, names, routes: ids.clone(), space, life: Some((life, Instant::now())), dir, planted },
+        store: SqliteStore {
+            db,
+            names,
+            routes: ids.clone(),
+            space,
+            life: Some((life, Instant::now())),
+            dir,
+            planted,
+        },
         recovered: Recovered { lanes: states, last, records, bad_lives },
         epoch,
         lanes: ids,
