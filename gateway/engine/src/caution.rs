@@ -123,6 +123,11 @@ impl Caution {
         }
     }
 
+    /// Something that goes before has come into the lane: what of it waits for its mark, and must now wait its turn.
+    pub(crate) fn overtaken(&mut self, lane: usize) -> Option<Held> {
+        if matches!(&self.state, State::Marking(held) if held.lane == lane) { self.marked() } else { None }
+    }
+
     /// The message is handed over.
     pub(crate) fn out(&mut self, tag: Tag) {
         self.state = State::Out(tag);

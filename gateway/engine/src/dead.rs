@@ -66,6 +66,9 @@ impl Engine {
         self.requeuing_bytes = self.requeuing_bytes.saturating_sub(message.footprint());
         if let Some(index) = self.spool.index(*lane) {
             self.spool.requeued(index, message);
+            if let Some(held) = self.caution.overtaken(index) {
+                self.spool.unsent(index, held.message.id.seq, false);
+            }
         }
         self.outputs.push_back(Output::Notice(Notice::Requeued { id: message.id, lane: *lane }));
     }

@@ -124,6 +124,7 @@ impl Engine {
             Before::Mark(op) => {
                 self.caution.hold(Held { upstream, lane, message, resend });
                 self.journal.push(Item::new(op, Some(Waiter::Marked)));
+                self.stirred = true;
             }
             Before::GiveUp(deaths) => {
                 let attempts = Attempts { count: deaths.into(), first: None };
@@ -131,6 +132,7 @@ impl Engine {
                     "the gateway ended {deaths} times while it handed this message over: report it, and send it again when that is mended"
                 );
                 self.saves.extend(self.spool.bury(lane, message.id.seq, reason, attempts));
+                self.stirred = true;
             }
         }
         true

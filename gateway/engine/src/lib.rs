@@ -262,7 +262,7 @@ impl Engine {
             }
             self.turn_over();
             // Work makes work (a receipt answered, a window freed): go on until a whole round gives nothing.
-            self.stirred = !self.outputs.is_empty();
+            self.stirred |= !self.outputs.is_empty();
         }
     }
 
