@@ -41,6 +41,7 @@ pub(crate) enum Before {
 enum State {
     Free,
     Marking(Held),
+    Marked(Held),
     Out(Tag),
 }
 
@@ -112,20 +113,32 @@ impl Caution {
         self.state = State::Marking(held);
     }
 
-    /// The mark is durable: the message that it is for, if it still waits.
-    pub(crate) fn marked(&mut self) -> Option<Held> {
-        match std::mem::replace(&mut self.state, State::Free) {
-            State::Marking(held) => Some(held),
-            state => {
-                self.state = state;
-                None
-            }
-        }
+    /// The mark is durable.
+    pub(crate) fn marked(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, State::Free) {
+            State::Marking(held) => State::Marked(held),
+            state => state,
+        };
+    }
+
+    /// The message whose mark is durable: it goes now, or waits its turn again.
+    pub(crate) fn next(&mut self) -> Option<Held> {
+        self.take(|state| matches!(state, State::Marked(_)))
     }
 
     /// Something that goes before has come into the lane: what of it waits for its mark, and must now wait its turn.
     pub(crate) fn overtaken(&mut self, lane: usize) -> Option<Held> {
-        if matches!(&self.state, State::Marking(held) if held.lane == lane) { self.marked() } else { None }
+        self.take(|state| matches!(state, State::Marking(held) | State::Marked(held) if held.lane == lane))
+    }
+
+    fn take(&mut self, which: impl Fn(&State) -> bool) -> Option<Held> {
+        if !which(&self.state) {
+            return None;
+        }
+        match std::mem::replace(&mut self.state, State::Free) {
+            State::Marking(held) | State::Marked(held) => Some(held),
+            State::Free | State::Out(_) => None,
+        }
     }
 
     /// The message is handed over.
@@ -145,7 +158,7 @@ impl Caution {
 
     /// The store can make no mark: what waits on it must leave all the same. Gives the message that waited.
     pub(crate) fn give_up(&mut self) -> Option<Held> {
-        let held = self.marked();
+        let held = self.take(|state| matches!(state, State::Marking(_)));
         if held.is_some() {
             self.left = 0;
         }

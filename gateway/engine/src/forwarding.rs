@@ -89,6 +89,7 @@ impl Engine {
         for lane in self.delivery.retries_due(self.now.instant) {
             self.spool.rewind(lane);
         }
+        self.hand_over_marked();
         // What is on the disk is safe: it goes on sparingly while devices wait for commits.
         let sparing = self.journal.is_behind();
         let lanes_of = std::mem::take(&mut self.lanes_of);
@@ -139,9 +140,9 @@ impl Engine {
     }
 
     /// What was to be marked is: it goes, if it still can.
-    pub(super) fn hand_over_marked(&mut self) {
-        let Some(Held { upstream, lane, message, resend }) = self.caution.marked() else { return };
-        if self.stopping != Stopping::No || !self.delivery.is_ready(upstream) {
+    fn hand_over_marked(&mut self) {
+        let Some(Held { upstream, lane, message, resend }) = self.caution.next() else { return };
+        if !self.delivery.is_ready(upstream) {
             self.spool.unsent(lane, message.id.seq, false);
             return;
         }

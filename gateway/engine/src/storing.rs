@@ -80,7 +80,7 @@ impl Engine {
                         }));
                     }
                 }
-                Some(Waiter::Marked) => self.hand_over_marked(),
+                Some(Waiter::Marked) => self.caution.marked(),
                 Some(Waiter::Requeued) => self.requeue_committed(&item.op),
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
                 Some(Waiter::Losses) => self.losses_ordered = false,
