@@ -6,6 +6,7 @@ mod coap;
 mod devices;
 mod environment;
 mod file;
+mod full;
 mod limits;
 mod mistake;
 mod mqtt;
@@ -36,7 +37,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, Senml};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, Policy, Senml, WhenFull};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::resource::Resource;
@@ -76,6 +77,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// `[[route]]`, in the operator's order; without any, one that takes everything to the only upstream.
     pub routes: Vec<Route>,
+    /// `spool.when_full`: for routes that say nothing, and for what is left of those that are gone.
+    pub when_full: WhenFull,
     /// The engine's bounds, with `spool.max_size` in `spool_bytes`.
     pub limits: Limits,
     /// What should be looked at and does not stop the start; for the log.
@@ -324,4 +327,6 @@ pub struct Route {
     pub priority: u8,
     /// `senml`.
     pub senml: Senml,
+    /// `max_size`, `when_full`, `keep_every` and `keep_one_in`.
+    pub policy: Policy,
 }

@@ -29,6 +29,9 @@ paths! {
     accepted, 20_000, "messages accepted by the engine";
     acknowledged, 15_000, "acknowledgements that left the engine";
     arrived, 15_000, "messages that reached the consumer";
+    dropped_oldest, 50, "messages discarded because they were the oldest";
+    dropped_newest, 50, "messages discarded as they came";
+    thinned, 20, "messages thinned out";
     tombstones, 5, "tombstones that reached the consumer";
     duplicated, 100, "marked duplicates at the consumer";
     inverted, 10, "inversions excused by a refusal";

@@ -83,6 +83,8 @@ pub struct Disk {
     pub inserted: u64,
     bytes: u64,
     rows: u64,
+    /// Rows that were forgotten, until somebody asks.
+    forgotten: Vec<(LaneId, Arc<Message>)>,
 }
 
 impl Disk {
@@ -204,7 +206,11 @@ impl Disk {
                     self.uncount(&old);
                 }
             }
-            Op::Forget { lane, seq } => self.forget(*lane, *seq),
+            Op::Forget { lane, seq } => {
+                if let Some(message) = self.forget(*lane, *seq) {
+                    self.forgotten.push((*lane, message));
+                }
+            }
             Op::Bury { lane, message, reason, .. } => {
                 self.forget(*lane, message.id.seq);
                 self.last = self.last.max(message.id.seq);
@@ -233,10 +239,15 @@ impl Disk {
         self.dead.len() < before
     }
 
-    fn forget(&mut self, lane: LaneId, seq: Seq) {
-        if let Some(row) = self.lanes.get_mut(&lane).and_then(|lane| lane.rows.remove(&seq)) {
-            self.uncount(&row);
-        }
+    fn forget(&mut self, lane: LaneId, seq: Seq) -> Option<Arc<Message>> {
+        let row = self.lanes.get_mut(&lane)?.rows.remove(&seq)?;
+        self.uncount(&row);
+        Some(row.message)
+    }
+
+    /// The rows that were forgotten since this was asked last.
+    pub fn take_forgotten(&mut self) -> Vec<(LaneId, Arc<Message>)> {
+        std::mem::take(&mut self.forgotten)
     }
 
     fn uncount(&mut self, row: &Row) {

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tidegate_engine::Engine;
-use tidegate_engine::event::{Batch, Endpoint, Input, Notice, Output, Setup, StoreFault};
+use tidegate_engine::event::{Batch, Endpoint, Input, LossReason, Notice, Output, Setup, StoreFault};
 use tidegate_engine::id::{BatchId, LaneId, Seq, UpstreamId};
 use tidegate_engine::time::{Instant, Now, Stamp};
 
@@ -242,6 +242,7 @@ impl World {
             Some(real) => real.cut(&self.disk, &mut self.rng)?,
             None => self.disk.crash(self.rng.bool()),
         }
+        self.see_forgotten()?;
         for upstream in 0..self.brokers.len() {
             let queued = self.brokers.get(upstream).map_or(0, |broker| broker.queue.len());
             let arrived = self.rng.usize(..=queued);
@@ -449,6 +450,13 @@ impl World {
                 self.coverage.given_up += u64::from(reason.starts_with("the gateway ended"));
             }
             Notice::Requeued { .. } => self.coverage.requeued += 1,
+            Notice::Lost { reason: LossReason::DroppedOldest, messages, .. } => {
+                self.coverage.dropped_oldest += messages;
+            }
+            Notice::Lost { reason: LossReason::DroppedNewest, messages, .. } => {
+                self.coverage.dropped_newest += messages;
+            }
+            Notice::Lost { reason: LossReason::Thinned, messages, .. } => self.coverage.thinned += messages,
             Notice::Holding { on: true, .. } => self.coverage.holds += 1,
             Notice::SubscriberOverrun { client, .. } => {
                 self.coverage.overruns += 1;
@@ -483,7 +491,9 @@ impl World {
         if stats.mqtt.queued_bytes > most {
             return Err(Violation(format!("bounds: {} bytes wait for subscribers", stats.mqtt.queued_bytes)));
         }
-        let most = limits.spool_bytes.saturating_add(limits.unsafe_bytes as u64 + under_way);
+        // Where room is made by discarding, devices are told to hold only an eighth above it.
+        let spool = limits.spool_bytes.saturating_add(limits.spool_bytes / 8);
+        let most = spool.saturating_add(limits.unsafe_bytes as u64 + under_way);
         if self.disk.bytes() > most {
             return Err(Violation(format!("bounds: {} bytes on the disk", self.disk.bytes())));
         }

@@ -34,7 +34,7 @@ use crate::powercut::{Ledger, Mark};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, RecordKind, Setup};
+use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, RecordKind, Setup, WhenFull};
 use tidegate_engine::id::{LaneId, MessageId, Seq, Tag, UpstreamId};
 use tidegate_engine::message::{Message, Source};
 use tidegate_engine::topic::Topic;
@@ -238,6 +238,7 @@ impl Oracle {
         if let Some(at) = mark.and_then(|(_, value)| marked(value)) {
             *self.deaths.entry(at).or_default() += 1;
         }
+        self.losses.found(records);
         self.retained.found(records)
     }
 
@@ -260,7 +261,7 @@ impl Oracle {
         else {
             broken!("P1: {how} for {key}, which was never made");
         };
-        record.acked = true;
+        let again = std::mem::replace(&mut record.acked, true);
         let retained = self.retained.acknowledged(key, &record.topic, how);
         if let Some(ledger) = &self.ledger {
             // The power cuts judge.
@@ -274,9 +275,15 @@ impl Oracle {
             return Ok(());
         }
         retained?;
-        if safe {
+        if safe || again {
             return Ok(());
         }
+        let record = self.records.get(usize::from(key.device)).and_then(|r| r.get(key.number as usize));
+        if record.is_some_and(|record| self.may_be_dropped(record, key.device)) {
+            // It was discarded as it came: the ledger has it.
+            return self.losses.dropped(key);
+        }
+        let Some(record) = record else { return Ok(()) };
         let lanes = record.required.last().cloned().unwrap_or_default();
         broken!("P1: {how} for {key}, which is not safe; it needs {lanes:?}, its ids are {:?}", record.ids);
     }
@@ -414,6 +421,10 @@ impl Oracle {
         for op in &batch.ops {
             if let Op::Put { key, value } = op {
                 self.retained.durable(key, value);
+                self.losses.durable(key, value);
+            }
+            if let Op::Remove { key } = op {
+                self.losses.removed(key);
             }
             let (Op::Insert { lane, message }
             | Op::Bury { lane, message, .. }
@@ -551,6 +562,7 @@ impl Oracle {
         match outcome {
             Outcome::Confirmed => {
                 copy.safe = true;
+                copy.confirmed = true;
                 order.refused.remove(&flight.id);
             }
             Outcome::Returned(_) | Outcome::Nacked => {
@@ -629,6 +641,35 @@ impl Oracle {
             self.losses.damaged += 1;
             self.copies.entry((lane, key.device, message.id)).or_default().damaged = true;
         }
+    }
+
+    /// A row has left the disk, or will never have been there: it was confirmed, or the policy of its route says so.
+    pub(crate) fn forgotten(&mut self, lane: LaneId, message: &Message) -> Held {
+        let Some(key) = self.ids.get(&message.id).copied() else { return Ok(()) };
+        let copy = self.copies.entry((lane, key.device, message.id)).or_default();
+        if copy.confirmed || copy.buried || copy.discarded {
+            return Ok(());
+        }
+        copy.discarded = true;
+        self.losses.discarded += 1;
+        let route = self.setup.routes.iter().find(|route| route.lane == lane);
+        if route.is_none_or(|route| !route.policy.when_full.makes_room()) {
+            broken!("P2: {key} {:?} is discarded on {lane:?}, which is to refuse", message.id);
+        }
+        Ok(())
+    }
+
+    /// Whether every lane on which a message is not safe may discard what comes.
+    fn may_be_dropped(&self, record: &Record, device: u16) -> bool {
+        let safe_on = |lane: &LaneId| {
+            let copy = |id| self.copies.get(&(*lane, device, id));
+            record.ids.iter().any(|id| copy(*id).is_some_and(|copy| copy.safe))
+        };
+        let drops = |lane: &LaneId| {
+            let route = self.setup.routes.iter().find(|route| route.lane == *lane);
+            route.is_some_and(|route| route.policy.when_full == WhenFull::DropNewest)
+        };
+        record.required.iter().any(|lanes| lanes.iter().all(|lane| safe_on(lane) || drops(lane)))
     }
 
     /// A gateway starts and finds this dead letter.

@@ -6,7 +6,9 @@ use super::oracle::MANY_EXCHANGES;
 use super::secured_device::gateways_context;
 use fastrand::Rng;
 use std::ops::Range;
-use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, RouteSetup, Senml, Setup, UpstreamSetup};
+use tidegate_engine::event::{
+    Anonymous, DeviceSetup, Durability, Keep, Policy, RouteSetup, Senml, Setup, UpstreamSetup, WhenFull,
+};
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::time::Duration;
@@ -22,6 +24,9 @@ const SALT: u64 = 651;
 
 /// The same, for devices on CoAP streams.
 const STREAM_SALT: u64 = 1;
+
+/// The same, for routes that discard what there is no room for.
+const POLICY_SALT: u64 = 1;
 
 /// The kinds of readings, the last level of a topic.
 pub(crate) const READINGS: [&str; 3] = ["temperature", "humidity", "alarm"];
@@ -180,6 +185,12 @@ impl Plan {
             let protocol = Protocol::Stream { tokens: own.u8(1..=6) };
             devices.push(DevicePlan { protocol, retains: false, ..device(&mut own, calm) });
         }
+        // By numbers of their own, as the above.
+        let mut own = Rng::with_seed(rng.clone().u64(..) ^ POLICY_SALT);
+        if !calm && own.u8(..3) == 0 {
+            setup.limits.spool_bytes = own.u64(3_000..20_000);
+            setup.routes.iter_mut().for_each(|route| route.policy = policy(&mut own));
+        }
         let slow_medium = !calm && rng.u8(..3) == 0;
         let commit_time = if slow_medium { 20 * MS..400 * MS } else { 500..6 * MS };
         Self { calm, horizon, setup, devices, faults, commit_time, first_lane: 0 }
@@ -188,6 +199,8 @@ impl Plan {
     /// For the real store under power cuts: short, busy, often cut; the medium itself is sound.
     pub(crate) fn for_power_cuts(&mut self, rng: &mut Rng) {
         self.calm = false;
+        // Their judge knows no ledger.
+        self.setup.routes.iter_mut().for_each(|route| route.policy = Policy::default());
         self.horizon = rng.u64(SECOND / 2..3 * SECOND);
         self.first_lane = 1;
         for (lane, route) in (1..).zip(&mut self.setup.routes) {
@@ -297,7 +310,21 @@ fn route(rng: &mut Rng, index: u16, upstreams: u16, routes: u16, calm: bool) -> 
         durability: if calm { patient } else { durability(rng, relay) },
         priority: rng.u8(..3),
         senml: Senml::Untouched,
+        policy: Policy::default(),
     }
+}
+
+/// What a route may take, and what becomes of it then.
+fn policy(rng: &mut Rng) -> Policy {
+    let when_full = match rng.u8(..6) {
+        0 => WhenFull::Refuse,
+        1 | 2 => WhenFull::DropOldest,
+        3 => WhenFull::DropNewest,
+        4 => WhenFull::Thin(Keep::Every(rng.u32(2..4))),
+        _ => WhenFull::Thin(Keep::OneIn(Duration::from_millis(rng.u64(100..2_000)))),
+    };
+    let bounded = when_full != WhenFull::Refuse && rng.bool();
+    Policy { max_bytes: bounded.then(|| rng.u64(2_000..10_000)), when_full }
 }
 
 /// A way to safety.

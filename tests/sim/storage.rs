@@ -46,6 +46,14 @@ impl World {
             real.commit(&self.disk)?;
         }
         self.disk.sync();
+        self.see_forgotten()
+    }
+
+    /// Tells the oracle which rows have left the disk.
+    pub(crate) fn see_forgotten(&mut self) -> Held {
+        for (lane, message) in self.disk.take_forgotten() {
+            self.oracle.forgotten(lane, &message)?;
+        }
         Ok(())
     }
 

@@ -73,12 +73,19 @@ impl Engine {
             } else {
                 Way::Disk
             };
+            if self.spool.discards_newest(lane, way) {
+                self.discard_newest(lane, &message, ticket);
+                continue;
+            }
             self.spool.admit(self.now.instant, lane, &message, ticket, way, &mut saves);
         }
         self.saves = saves;
         // In one transaction with the message itself: a repetition after a crash is recognised, or all is gone.
         let joined = incoming.record.is_some();
         self.order_saves(joined);
+        if joined {
+            self.write_losses(true);
+        }
         for (op, receipt) in delivered.records {
             let waiter = Some(Waiter::Ticket(self.receipts.open(receipt, 1)));
             self.journal.push(Item { op, waiter, joined });

@@ -6,11 +6,13 @@
 
 mod loss;
 mod notice;
+mod policy;
 mod setup;
 mod store;
 
 pub use loss::{Loss, LossReason};
 pub use notice::{Action, Notice, Proof};
+pub use policy::{Keep, Policy, WhenFull};
 pub use setup::{
     Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
 };

@@ -7,10 +7,11 @@
 //!
 //! So memory is always a prefix of the lane, and what is handed over comes from memory only: order needs no other rule.
 
-use crate::event::{Durability, LaneState, RouteSetup, Senml};
+use crate::event::{Durability, LaneState, Policy, RouteSetup, Senml};
 use crate::id::{DeviceId, LaneId, Seq, UpstreamId};
 use crate::message::Message;
 use crate::stats::LaneStats;
+use crate::thinning::Thinning;
 use crate::time::{Duration, Instant};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -83,6 +84,10 @@ pub(crate) struct Lane {
     pub(crate) priority: u8,
     pub(crate) routing_key: Option<String>,
     pub(crate) senml: Senml,
+    pub(crate) policy: Policy,
+    pub(crate) thinning: Thinning,
+    /// Room is to be made here, and what could be discarded is not in memory.
+    pub(crate) wants_room: bool,
     pub(crate) stats: LaneStats,
     /// Ascending; entries that are gone stay until they are at the front or too many.
     entries: VecDeque<Entry>,
@@ -115,6 +120,9 @@ impl Lane {
             priority: route.priority,
             routing_key: route.routing_key.clone(),
             senml: route.senml,
+            policy: route.policy,
+            thinning: Thinning::default(),
+            wants_room: false,
             stats: LaneStats { name: route.name.clone(), ..LaneStats::default() },
             entries: VecDeque::new(),
             gone: 0,
@@ -160,6 +168,12 @@ impl Lane {
     pub(crate) fn has_room(&self, footprint: usize, messages: usize, bytes: usize) -> bool {
         let held = self.entries.len() - self.gone;
         held == 0 || (held < messages && self.bytes + footprint <= bytes)
+    }
+
+    /// What stands in memory, is on the medium and is not under way, the oldest first.
+    pub(crate) fn on_medium(&self) -> impl Iterator<Item = Arc<Message>> {
+        let there = |entry: &&Entry| entry.state == State::Waiting && entry.place == Place::Disk;
+        self.entries.iter().filter(there).map(|entry| Arc::clone(&entry.message))
     }
 
     /// Less than half of what it may hold is in memory: time to load more.

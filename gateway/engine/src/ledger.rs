@@ -359,6 +359,14 @@ fn encode(common: &Common, amount: Amount, message: Option<&Message>) -> Bytes {
     out.freeze()
 }
 
+/// Reads an entry's record: the id of its tombstone and the loss.
+#[must_use]
+pub fn read(key: &RecordKey, value: &[u8]) -> Option<(MessageId, Loss)> {
+    let (id, Common { lane, reason, device, topic }, Amount { count, received }, _) =
+        decode(&key.key, value)?;
+    Some((id, Loss { lane, device, topic, count, received, reason }))
+}
+
 type Entry = (MessageId, Common, Amount, Option<Message>);
 
 fn decode(mut key: &[u8], value: &[u8]) -> Option<Entry> {

@@ -17,7 +17,7 @@ mod forwarding;
 pub mod id;
 mod journal;
 mod lane;
-mod ledger;
+pub mod ledger;
 pub mod limits;
 mod losing;
 pub mod message;
@@ -31,6 +31,7 @@ pub mod stats;
 mod storing;
 #[cfg(test)]
 mod tests;
+mod thinning;
 pub mod time;
 pub mod topic;
 
@@ -88,8 +89,10 @@ pub struct Engine {
     ledger: Ledger,
     /// What takes effect together with the ledger's next change.
     with_losses: Vec<Op>,
-    /// A change of the ledger waits for its commit: what comes meanwhile goes into the next.
-    losses_ordered: bool,
+    /// Who waits until the ledger's next change is durable.
+    after_losses: Vec<Ticket>,
+    /// The same for the changes that are ordered, in their order.
+    losses_ordered: VecDeque<Vec<Ticket>>,
     /// For each upstream its lanes, gathered by priority, the higher first.
     lanes_of: Vec<(UpstreamId, Vec<Vec<usize>>)>,
     /// Whose turn is next among lanes of equal priority.
@@ -134,7 +137,8 @@ impl Engine {
             caution: Caution::new(&recovered, setup.limits.careful_messages),
             ledger: Ledger::new(&setup.limits, &recovered.records, now.instant),
             with_losses: Vec::new(),
-            losses_ordered: false,
+            after_losses: Vec::new(),
+            losses_ordered: VecDeque::new(),
             lanes_of: Vec::new(),
             turn: 0,
             outputs: VecDeque::new(),
@@ -211,7 +215,7 @@ impl Engine {
             }
             Input::CommitFailed { batch, fault } => self.commit_failed(batch, fault),
             Input::Loaded { lane, messages, damaged, upto } => {
-                self.lose(Loss::damage(lane, damaged), None);
+                self.lost(Loss::damage(lane, damaged), None);
                 if let Some(index) = self.spool.index(lane) {
                     self.spool.loaded(index, messages, damaged, upto);
                 }
@@ -223,7 +227,7 @@ impl Engine {
                     self.spool.load_failed(index, retry_at);
                 }
             }
-            Input::Lost { loss, note } => self.lose(loss, note.map(|key| Op::Remove { key })),
+            Input::Lost { loss, note } => self.lost(loss, note.map(|key| Op::Remove { key })),
             Input::Requeue { letters } => self.requeue(letters),
             Input::Purge { letters } => self.purge(letters),
             Input::UpstreamUp { upstream } => self.delivery.up(upstream),
@@ -314,7 +318,8 @@ impl Engine {
         }
         self.order_saves(false);
         self.check_hold();
-        self.write_losses();
+        self.make_room();
+        self.write_losses(false);
         self.tell_losses();
         self.order_commit();
         self.order_pages();
@@ -358,8 +363,9 @@ impl Engine {
         let memory = self.spool.unsafe_bytes() + self.journal.record_bytes();
         let disk = self.spool.disk_bytes();
         let (full, busy) = (limits.unsafe_bytes, limits.unsafe_bytes - limits.unsafe_bytes / 4);
-        let room = limits.spool_bytes - limits.spool_bytes / 8;
-        let (hold, reason) = if disk >= limits.spool_bytes || self.hold == Hold::All && disk > room {
+        let hold_at = self.spool.hold_at();
+        let room = hold_at - hold_at / 8;
+        let (hold, reason) = if disk >= hold_at || self.hold == Hold::All && disk > room {
             (Hold::All, "the spool is full (spool.max_size); it drains when the upstream takes messages")
         } else if memory >= full || self.hold == Hold::All && memory > busy {
             (Hold::All, "messages come in faster than they can be made safe")

@@ -1,22 +1,33 @@
 //! What is lost or discarded: into the ledger, with what caused it into one commit, and as tombstones to the upstreams. Passes values
 //! between the ledger, the journal and delivery; decides nothing about what is lost.
 
-use crate::event::{Loss, Notice, Op, Outcome, Output, Publication, Senml};
+use crate::event::{Loss, LossReason, Notice, Op, Outcome, Output, Publication, Senml};
 use crate::id::{LaneId, MessageId, Tag, UpstreamId};
 use crate::journal::Item;
+use crate::lane::Ticket;
 use crate::ledger::tombstone;
+use crate::message::Message;
+use crate::mutant::Mutant;
 use crate::router::routing_key;
+use crate::spool::Discard;
 use crate::{Engine, Stopping, Waiter};
+use std::collections::BTreeMap;
 
 impl Engine {
-    /// Writes a loss down, to become durable together with `with`.
-    pub(super) fn lose(&mut self, loss: Loss, with: Option<Op>) {
+    /// Something is lost that nobody decided to discard.
+    pub(super) fn lost(&mut self, loss: Loss, with: Option<Op>) {
         self.with_losses.extend(with);
-        if loss.count == 0 {
+        if loss.count > 0 {
+            let Loss { lane, reason, count: messages, .. } = loss;
+            self.outputs.push_back(Output::Notice(Notice::Lost { lane, reason, messages }));
+            self.write_down(loss);
+        }
+    }
+
+    fn write_down(&mut self, loss: Loss) {
+        if self.planted.is(Mutant::DiscardUnwritten) && loss.reason != LossReason::Damaged {
             return;
         }
-        let Loss { lane, reason, count: messages, .. } = loss;
-        self.outputs.push_back(Output::Notice(Notice::Lost { lane, reason, messages }));
         let (epoch, last) = (self.setup.epoch, &mut self.last);
         self.ledger.add(self.now.instant, loss, || {
             *last = last.next();
@@ -24,20 +35,64 @@ impl Engine {
         });
     }
 
-    /// Orders what the ledger has to write, all of it in one commit.
-    pub(super) fn write_losses(&mut self) {
-        if self.losses_ordered {
+    /// A message is discarded as it comes; whoever waits for it is answered when the ledger has it.
+    pub(super) fn discard_newest(&mut self, lane: usize, message: &Message, ticket: Option<Ticket>) {
+        self.spool.discarded_newest(lane);
+        let reason = LossReason::DroppedNewest;
+        let lane = self.spool.id(lane);
+        self.write_down(Loss::of(lane, message, reason));
+        self.outputs.push_back(Output::Notice(Notice::Lost { lane, reason, messages: 1 }));
+        if self.planted.is(Mutant::DiscardNotAwaited) {
+            self.count(ticket, true);
+        } else {
+            self.after_losses.extend(ticket);
+        }
+    }
+
+    /// Discards what must go so that there is room, unless what was discarded last is still being written.
+    pub(super) fn make_room(&mut self) {
+        if !self.losses_ordered.is_empty() || !self.with_losses.is_empty() {
+            return;
+        }
+        let discards = self.spool.make_room();
+        let mut counts: BTreeMap<(Option<LaneId>, LossReason), u64> = BTreeMap::new();
+        for Discard { lane: index, message, reason } in discards {
+            // Others of its device may have waited for it.
+            if self.delivery.through(self.now.instant, index, &message.device, message.id.seq) {
+                self.spool.rewind(index);
+            }
+            let lane = self.spool.id(index);
+            self.with_losses.extend(lane.map(|lane| Op::Forget { lane, seq: message.id.seq }));
+            *counts.entry((lane, reason)).or_default() += 1;
+            self.write_down(Loss::of(lane, &message, reason));
+        }
+        for ((lane, reason), messages) in counts {
+            self.outputs.push_back(Output::Notice(Notice::Lost { lane, reason, messages }));
+        }
+    }
+
+    /// Orders what the ledger has to write, all of it in one commit, one at a time; `joined`: at once, and together with what is ordered next.
+    pub(super) fn write_losses(&mut self, joined: bool) {
+        if !joined && !self.losses_ordered.is_empty() {
             return;
         }
         // What takes away goes first: in a full store it makes the room for the rest.
         let mut ops = std::mem::take(&mut self.with_losses);
         ops.extend(self.ledger.changes());
         let Some(last) = ops.pop() else { return };
-        self.losses_ordered = true;
+        self.losses_ordered.push_back(std::mem::take(&mut self.after_losses));
+        let apart = self.planted.is(Mutant::DiscardApart);
         for op in ops {
-            self.journal.push(Item { op, waiter: None, joined: true });
+            self.journal.push(Item { op, waiter: None, joined: !apart });
         }
-        self.journal.push(Item::new(last, Some(Waiter::Losses)));
+        self.journal.push(Item { op: last, waiter: Some(Waiter::Losses), joined });
+    }
+
+    /// What was ordered first is durable.
+    pub(super) fn losses_written(&mut self) {
+        for ticket in self.losses_ordered.pop_front().unwrap_or_default() {
+            self.count(Some(ticket), true);
+        }
     }
 
     /// Seals what is due for the upstreams that are there, and hands over what is sealed: one tombstone at a time for each.
@@ -68,6 +123,7 @@ impl Engine {
             }
             let next = self.ledger.next(now.instant, |lane| of(lane) == upstream);
             let Some((lane, message, resend)) = next else { continue };
+            let resend = resend && !self.planted.is(Mutant::TombstoneUnmarked);
             let lane = lane.and_then(|lane| self.spool.index(lane)).unwrap_or_default();
             let MessageId { seq, .. } = message.id;
             let tag = self.delivery.sent(now.instant, upstream, lane, seq, message.device.clone(), resend);

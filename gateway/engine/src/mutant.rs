@@ -62,6 +62,16 @@ pub enum Mutant {
     DeathsUncounted,
     /// A dead letter is sent again without the mark.
     RequeuedUnmarked,
+    /// What is discarded is not written into the ledger.
+    DiscardUnwritten,
+    /// What is discarded is removed in one commit, and written into the ledger in a later one.
+    DiscardApart,
+    /// A message that is discarded as it comes is acknowledged before the ledger has it.
+    DiscardNotAwaited,
+    /// A full spool discards what waits although it is to refuse.
+    RefuseDiscards,
+    /// A tombstone that may have arrived is sent again without the mark.
+    TombstoneUnmarked,
     /// The store does not sync what it commits, only before it writes the WAL back.
     SynchronousNormal,
     /// The store commits each change of a batch on its own.
@@ -73,7 +83,7 @@ impl Mutant {
     pub const STORE: [Self; 2] = [Self::SynchronousNormal, Self::CommitParted];
 
     /// All of the engine, in order.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 34] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -103,6 +113,11 @@ impl Mutant {
         Self::OvertakenAnswered,
         Self::DeathsUncounted,
         Self::RequeuedUnmarked,
+        Self::DiscardUnwritten,
+        Self::DiscardApart,
+        Self::DiscardNotAwaited,
+        Self::RefuseDiscards,
+        Self::TombstoneUnmarked,
     ];
 }
 

@@ -84,7 +84,7 @@ pub(crate) fn routing_key(template: Option<&str>, message: &Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Router, routing_key};
-    use crate::event::{Durability, RouteSetup, Senml};
+    use crate::event::{Durability, Policy, RouteSetup, Senml};
     use crate::id::{DeviceId, LaneId, MessageId, Seq, UpstreamId};
     use crate::message::{Message, Qos, Source};
     use crate::time::Stamp;
@@ -101,6 +101,7 @@ mod tests {
             durability: Durability::Disk,
             priority: 5,
             senml: Senml::Untouched,
+            policy: Policy::default(),
         }
     }
 

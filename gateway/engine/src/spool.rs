@@ -13,6 +13,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+mod room;
+
+pub(crate) use room::Discard;
+
 /// Which stored message a commit is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
@@ -68,6 +72,8 @@ pub(crate) struct Spool {
     /// Rows of a lane that an earlier life may have handed over without forgetting them: what stood in its memory,
     /// and what waited to be forgotten.
     suspects: u64,
+    /// Bytes on the disk at the most, all lanes together.
+    bytes_max: u64,
     /// Bytes accepted and neither committed nor confirmed.
     unsafe_bytes: usize,
     planted: Planted,
@@ -85,6 +91,7 @@ impl Spool {
             lane_messages: 0,
             lane_bytes: 0,
             suspects: (limits.lane_memory_messages + 2 * limits.forgets_waiting + limits.commit_ops) as u64,
+            bytes_max: 0,
             unsafe_bytes: 0,
             planted,
         };
@@ -101,6 +108,7 @@ impl Spool {
     ) {
         self.lane_messages = limits.lane_memory_messages.max(1);
         self.lane_bytes = limits.lane_memory_bytes;
+        self.bytes_max = limits.spool_bytes;
         for route in routes {
             if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == route.lane) {
                 lane.durability = route.durability;
@@ -108,6 +116,7 @@ impl Spool {
                 lane.upstream = route.upstream;
                 lane.routing_key.clone_from(&route.routing_key);
                 lane.senml = route.senml;
+                lane.policy = route.policy;
                 lane.stats.name.clone_from(&route.name);
             } else {
                 self.lanes.push(Lane::new(route, stored(route.lane), self.suspects));
@@ -448,6 +457,11 @@ impl Spool {
 
 /// Loading what is on the disk only.
 impl Spool {
+    /// Whether a lane's next messages are needed to make room, even if nobody takes them.
+    pub(crate) fn wants_room(&self, index: usize) -> bool {
+        self.lanes.get(index).is_some_and(|lane| lane.wants_room)
+    }
+
     /// The page that a lane needs next; it then counts as ordered.
     pub(crate) fn page(&mut self, now: Instant, index: usize) -> Option<PageOrder> {
         let (messages, bytes) = (self.lane_messages, self.lane_bytes);

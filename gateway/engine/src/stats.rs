@@ -119,6 +119,8 @@ pub struct LaneStats {
     pub buried: u64,
     /// Counter: damaged rows.
     pub damaged: u64,
+    /// Counter: messages discarded by the operator's word (expiry, `when_full`).
+    pub discarded: u64,
 }
 
 /// What one upstream counts.

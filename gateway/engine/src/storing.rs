@@ -83,7 +83,7 @@ impl Engine {
                 Some(Waiter::Marked) => self.caution.marked(),
                 Some(Waiter::Requeued) => self.requeue_committed(&item.op),
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
-                Some(Waiter::Losses) => self.losses_ordered = false,
+                Some(Waiter::Losses) => self.losses_written(),
                 Some(Waiter::Sealed(id)) => self.ledger.is_sealed(self.now.instant, id),
                 None => {}
             }
@@ -119,10 +119,11 @@ impl Engine {
             return;
         }
         for (upstream, lanes) in &self.lanes_of {
-            if !self.delivery.is_ready(*upstream) {
-                continue;
-            }
+            let ready = self.delivery.is_ready(*upstream);
             for &lane in lanes.iter().flatten() {
+                if !ready && !self.spool.wants_room(lane) {
+                    continue;
+                }
                 if !self.journal.has_room_for_forgets() {
                     return;
                 }

@@ -3,7 +3,7 @@
 
 use crate::Engine;
 use crate::event::{
-    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Peer, Publication,
+    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Peer, Policy, Publication,
     Recovered, RouteSetup, Senml, Setup, StoreFault, UpstreamSetup,
 };
 use crate::id::{ConnId, DeviceId, GatewayId, LaneId, MessageId, Seq, UpstreamId};
@@ -26,6 +26,7 @@ fn route(lane: LaneId, filter: &str, durability: Durability) -> RouteSetup {
         durability,
         priority: 5,
         senml: Senml::Untouched,
+        policy: Policy::default(),
     }
 }
 

@@ -239,11 +239,12 @@ impl View {
         for (name, help, field) in gauges {
             f.gauges(name, help, "route", all(), |r| field(r))?;
         }
-        let counters: [(&str, &str, Field); 4] = [
+        let counters: [(&str, &str, Field); 5] = [
             ("route_entered_messages", "Messages taken", |r| r.entered),
             ("route_delivered_messages", "Messages confirmed by the upstream", |r| r.delivered),
             ("route_buried_messages", "Messages that went to the dead letters", |r| r.buried),
             ("route_damaged_messages", "Stored messages that were damaged and are lost", |r| r.damaged),
+            ("route_discarded_messages", "Messages discarded by the operator's word", |r| r.discarded),
         ];
         for (name, help, field) in counters {
             f.counters(name, help, "route", all(), |r| field(r))?;

@@ -136,6 +136,8 @@ pub struct Route {
     pub buried: u64,
     /// Counter: rows that were damaged and have been moved away.
     pub damaged: u64,
+    /// Counter: messages discarded by the operator's word.
+    pub discarded: u64,
 }
 
 /// One upstream.
@@ -268,6 +270,7 @@ impl From<&LaneStats> for Route {
             delivered: s.delivered,
             buried: s.buried,
             damaged: s.damaged,
+            discarded: s.discarded,
         }
     }
 }

@@ -142,6 +142,17 @@ fn human(status: &Status) -> String {
         status.store.commit_failures,
     );
 
+    let lost = status.losses.messages.iter().filter(|(_, count)| **count > 0);
+    let lost: Vec<_> = lost.map(|(reason, count)| format!("{count} {}", plain(reason))).collect();
+    if !lost.is_empty() || status.losses.untold > 0 {
+        let lost = if lost.is_empty() { "none since the start".to_owned() } else { lost.join(", ") };
+        let _ = writeln!(
+            text,
+            "lost      {lost}; {} messages in {} tombstones wait for their upstreams",
+            status.losses.untold, status.losses.entries
+        );
+    }
+
     let upstreams = status.upstreams.iter().map(|u| {
         let state = match (u.up, u.blocked) {
             (true, false) => "up",
@@ -158,10 +169,10 @@ fn human(status: &Status) -> String {
         let size = bytes(r.on_disk_bytes);
         let mut cells = row(&r.name, [r.waiting, r.on_disk].iter().map(u64::to_string));
         cells.push(size);
-        cells.extend([r.delivered, r.buried, r.damaged].iter().map(u64::to_string));
+        cells.extend([r.delivered, r.buried, r.damaged, r.discarded].iter().map(u64::to_string));
         cells
     });
-    let head = ["ROUTE", "WAITING", "ON DISK", "SIZE", "DELIVERED", "DEAD", "DAMAGED"];
+    let head = ["ROUTE", "WAITING", "ON DISK", "SIZE", "DELIVERED", "DEAD", "DAMAGED", "DISCARDED"];
     table(&mut text, &head, routes.collect());
     text
 }

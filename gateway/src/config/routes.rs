@@ -4,9 +4,9 @@ use super::mistake::quoted;
 use super::read::{Section, Span};
 use super::upstreams::{Named, SHORT_STRING_BYTES};
 use super::value::{self, Wrong, duration, integer, suggestion, word, wrong};
-use super::{Route, schema};
+use super::{Route, full, schema};
 use std::time::Duration;
-use tidegate_engine::event::{Durability, Senml};
+use tidegate_engine::event::{Durability, Policy, Senml, WhenFull};
 use tidegate_engine::limits::Limits;
 use tidegate_engine::topic::Filter;
 use toml::Spanned;
@@ -31,7 +31,12 @@ enum Way {
 
 /// Reads all routes; without any, one that takes everything to the only upstream.
 /// `None` when one of them is wrong, which is reported.
-pub(super) fn routes(root: &Section<'_>, upstreams: &[Named], limits: &Limits) -> Option<Vec<Route>> {
+pub(super) fn routes(
+    root: &Section<'_>,
+    upstreams: &[Named],
+    limits: &Limits,
+    when_full: WhenFull,
+) -> Option<Vec<Route>> {
     let sections = root.sections(&schema::ROUTE);
     if let Some(extra) = sections.get(ROUTES) {
         root.report.error(
@@ -41,10 +46,10 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &[Named], limits: &Limits) -
         );
     }
     if sections.is_empty() {
-        return default_route(root, upstreams).map(|route| vec![route]);
+        return default_route(root, upstreams, when_full).map(|route| vec![route]);
     }
     let routes: Vec<Option<(Route, Option<Span>)>> =
-        sections.iter().take(ROUTES).map(|section| route(section, upstreams, limits)).collect();
+        sections.iter().take(ROUTES).map(|section| route(section, upstreams, limits, when_full)).collect();
     unique(root, routes.iter().flatten());
     if upstreams.iter().all(|(_, _, upstream)| upstream.is_some())
         && let Some(routes) = routes.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
@@ -62,7 +67,7 @@ pub(super) fn routes(root: &Section<'_>, upstreams: &[Named], limits: &Limits) -
     routes.into_iter().map(|route| route.map(|(route, _)| route)).collect()
 }
 
-fn default_route(root: &Section<'_>, upstreams: &[Named]) -> Option<Route> {
+fn default_route(root: &Section<'_>, upstreams: &[Named], when_full: WhenFull) -> Option<Route> {
     let [(name, _, _)] = upstreams else {
         root.report.error(
             upstreams.last().and_then(|(_, span, _)| span.clone()),
@@ -80,10 +85,16 @@ fn default_route(root: &Section<'_>, upstreams: &[Named]) -> Option<Route> {
         durability: Durability::Relay { spill_after: SPILL_AFTER_DEFAULT },
         priority: u8::try_from(PRIORITY_DEFAULT).unwrap_or_default(),
         senml: Senml::Untouched,
+        policy: Policy { when_full, ..Policy::default() },
     })
 }
 
-fn route(section: &Section<'_>, upstreams: &[Named], limits: &Limits) -> Option<(Route, Option<Span>)> {
+fn route(
+    section: &Section<'_>,
+    upstreams: &[Named],
+    limits: &Limits,
+    when_full: WhenFull,
+) -> Option<(Route, Option<Span>)> {
     let filter = filter(section, limits);
     let upstream = upstream(section, upstreams);
     let routing_key = section.get("routing_key", template).map(Spanned::into_inner);
@@ -109,6 +120,7 @@ fn route(section: &Section<'_>, upstreams: &[Named], limits: &Limits) -> Option<
     let priority = section.get_or("priority", PRIORITY_DEFAULT, integer(0..=PRIORITY_MOST));
     let what = word(&[("untouched", Senml::Untouched), ("resolve", Senml::Resolve)]);
     let senml = section.get_or("senml", Senml::Untouched, what);
+    let policy = full::policy(section, when_full);
     let name = section.get("name", |value| {
         let text = value::name(value)?;
         if text.len() > NAME_BYTES {
@@ -131,6 +143,7 @@ fn route(section: &Section<'_>, upstreams: &[Named], limits: &Limits) -> Option<
         durability,
         priority: u8::try_from(priority).unwrap_or_default(),
         senml,
+        policy,
     };
     Some((route, span))
 }

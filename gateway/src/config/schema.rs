@@ -120,9 +120,11 @@ pub(super) const SERIAL: Table = Table {
 
 pub(super) const ADMIN: Table = Table { path: "admin", keys: &[key("listen"), key("anonymous")] };
 
-/// `retain` and `when_full` are taken with the one value that says what this version does.
-pub(super) const SPOOL: Table =
-    Table { path: "spool", keys: &[key("max_size"), key("retain"), key("when_full")] };
+/// `retain` is taken with the one value that says what this version does.
+pub(super) const SPOOL: Table = Table {
+    path: "spool",
+    keys: &[key("max_size"), key("retain"), key("when_full"), key("keep_every"), key("keep_one_in")],
+};
 
 pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous"), key("unencrypted")] };
 
@@ -189,6 +191,10 @@ pub(super) const ROUTE: Table = Table {
         key("spill_after"),
         key("priority"),
         key("senml"),
+        key("max_size"),
+        key("when_full"),
+        key("keep_every"),
+        key("keep_one_in"),
         later("expires_after", "leave it out; messages do not expire"),
     ],
 };

@@ -8,10 +8,10 @@ use super::mistake::quoted;
 use super::mqtt::{self, Mqtt};
 use super::read::{Report, Section, Span};
 use super::value::{self, Wrong, address, wrong};
-use super::{CoapDtls, Config, Site, devices, limits, resources, routes, schema, serial, upstreams};
+use super::{CoapDtls, Config, Site, devices, full, limits, resources, routes, schema, serial, upstreams};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use tidegate_engine::event::{Anonymous, DeviceSetup};
+use tidegate_engine::event::{Anonymous, DeviceSetup, WhenFull};
 use tidegate_engine::id::GatewayId;
 use toml::Spanned;
 use toml::de::DeTable;
@@ -57,10 +57,10 @@ pub(super) fn config(
     }
     let anonymous = anonymous(&root, &mqtt, &coap, admin_listen.as_ref(), &devices, !keys.is_empty());
     let serial = serial::serial(&root, &limits);
-    spool(&root, &mut limits);
+    let when_full = spool(&root, &mut limits);
 
     let upstreams = upstreams::upstreams(&root, base, &data_dir, environment);
-    let routes = routes::routes(&root, &upstreams, &limits);
+    let routes = routes::routes(&root, &upstreams, &limits, when_full);
     let upstreams = upstreams.into_iter().map(|(_, _, upstream)| upstream).collect::<Option<Vec<_>>>();
 
     let plain = |listen: Vec<Listener>| listen.into_iter().map(|listener| listener.address).collect();
@@ -69,6 +69,7 @@ pub(super) fn config(
         data_dir,
         mqtt: mqtt.streams.meant(),
         coap_listen: plain(coap.udp),
+        when_full,
         coap_dtls: coap.dtls.map(|(listen, tls)| CoapDtls { listen: plain(listen), tls }),
         coap_multicast: coap.multicast,
         coap_streams: coap.streams.meant(),
@@ -328,7 +329,8 @@ fn anonymous(
     anonymous
 }
 
-fn spool(root: &Section<'_>, limits: &mut tidegate_engine::limits::Limits) {
+/// The spool's bound, and what is discarded when it is reached.
+fn spool(root: &Section<'_>, limits: &mut tidegate_engine::limits::Limits) -> WhenFull {
     let section = root.section(&schema::SPOOL);
     // The lower end: SQLite's own pages and a group of commits must fit. The upper: 48-bit sizes in reports.
     limits.spool_bytes = section.get_or("max_size", limits.spool_bytes, value::size(1 << 20..=1 << 44));
@@ -342,12 +344,5 @@ fn spool(root: &Section<'_>, limits: &mut tidegate_engine::limits::Limits) {
             ),
         }
     });
-    section.get("when_full", |value| match value::text(value)?.as_str() {
-        "refuse" => Ok(()),
-        other @ ("drop-oldest" | "drop-newest" | "thin") => wrong(
-            format!("`{other}` is not supported yet by this version"),
-            "write \"refuse\", or leave it out: devices are told to hold while the spool is full",
-        ),
-        other => wrong(format!("{} is not known here", quoted(other)), "write \"refuse\""),
-    });
+    full::when_full(&section, WhenFull::Refuse)
 }

@@ -5,7 +5,7 @@ use crate::listen::dtls;
 use crate::store::Lanes;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
-use tidegate_engine::event::{Durability, RouteSetup, Senml, Setup, UpstreamSetup};
+use tidegate_engine::event::{Durability, Policy, RouteSetup, Senml, Setup, UpstreamSetup};
 use tidegate_engine::id::UpstreamId;
 
 /// What the engine is told.
@@ -19,6 +19,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         durability: route.durability,
         priority: route.priority,
         senml: route.senml,
+        policy: route.policy,
     };
     let mut routes: Vec<_> = config.routes.iter().zip(&lanes.ids).map(route).collect();
     for orphan in &lanes.orphans {
@@ -44,6 +45,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
             durability: Durability::Disk,
             priority: 0,
             senml: Senml::Untouched,
+            policy: Policy { when_full: config.when_full, ..Policy::default() },
         });
     }
     Setup {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
-    Anonymous, Batch, Durability, Input, LaneState, Notice, Op, Outcome, Output, Peer, Publication,
+    Anonymous, Batch, Durability, Input, LaneState, Notice, Op, Outcome, Output, Peer, Policy, Publication,
     RecordKey, Recovered, RouteSetup, Senml, Setup, UpstreamSetup,
 };
 use tidegate_engine::id::{ConnId, GatewayId, LaneId, Seq, UpstreamId};
@@ -47,6 +47,7 @@ pub(crate) fn setup() -> Setup {
             durability: Durability::Disk,
             priority: 1,
             senml: Senml::Untouched,
+            policy: Policy::default(),
         }],
     }
 }

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
-    Anonymous, DeviceSetup, Durability, Endpoint, Input, Notice, Op, Output, Proof, RecordKey, RecordKind,
-    Recovered, RouteSetup, Senml, Setup, UpstreamSetup, Via,
+    Anonymous, DeviceSetup, Durability, Endpoint, Input, Notice, Op, Output, Policy, Proof, RecordKey,
+    RecordKind, Recovered, RouteSetup, Senml, Setup, UpstreamSetup, Via,
 };
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
@@ -63,6 +63,7 @@ fn setup(epoch: u64) -> Setup {
             durability: Durability::Disk,
             priority: 5,
             senml: Senml::Untouched,
+            policy: Policy::default(),
         }],
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct Copy {
     /// It was a dead letter and has been put back.
     pub(super) requeued: bool,
     pub(super) damaged: bool,
+    /// An upstream has confirmed it, and the engine knew.
+    pub(super) confirmed: bool,
+    /// It has left the disk unconfirmed.
+    pub(super) discarded: bool,
 }
 
 impl Copy {
@@ -31,6 +35,7 @@ impl Copy {
     pub(super) fn put_back(&mut self, step: u64) {
         self.buried = false;
         self.requeued = true;
+        self.discarded = false;
         self.fatal = false;
         self.refusals = 0;
         // What has arrived by now came before it, for it was not there.

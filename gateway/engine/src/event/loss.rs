@@ -1,6 +1,7 @@
 //! What was lost or discarded, as the ledger takes it: of whom, how much, from when, and why.
 
 use crate::id::{DeviceId, LaneId};
+use crate::message::Message;
 use crate::topic::Topic;
 
 /// Messages that were kept and will never reach their upstream.
@@ -22,6 +23,20 @@ pub struct Loss {
 }
 
 impl Loss {
+    /// One message of a lane.
+    #[must_use]
+    pub fn of(lane: Option<LaneId>, message: &Message, reason: LossReason) -> Self {
+        let at = message.received.unix_ms;
+        Self {
+            lane,
+            device: Some(message.device.clone()),
+            topic: Some(message.topic.clone()),
+            count: 1,
+            received: Some((at, at)),
+            reason,
+        }
+    }
+
     /// Rows of a lane of which nobody can tell any more what they were.
     #[must_use]
     pub const fn damage(lane: LaneId, count: u64) -> Self {

@@ -1,6 +1,7 @@
 //! What the engine is told once, and again at a reload: the configuration as it sees it. Every bound stands in
 //! [`Limits`]; nothing of what happens at run time belongs here.
 
+use super::policy::Policy;
 use crate::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use crate::limits::Limits;
 use crate::resource::Resource;
@@ -127,6 +128,8 @@ pub struct RouteSetup {
     pub priority: u8,
     /// What becomes of SenML on its way out.
     pub senml: Senml,
+    /// What it may take of the spool, and what becomes of it when that is full.
+    pub policy: Policy,
 }
 
 /// What a route does with SenML (RFC 8428). The shell does it, which knows JSON and CBOR; the engine says where. What is kept is
