@@ -49,8 +49,11 @@ fn what_a_full_spool_discards_is_told_exactly_once_when_the_broker_is_back() {
         scene.gateway.start_again();
         scene.broker.start_again();
         let arrived = |received: &[Received]| -> (usize, u64) {
-            let readings: BTreeSet<_> = received.iter().filter_map(|received| origin(&received.body)).collect();
-            let id = |received: &Received| received.properties.message_id().as_ref().map(|id| id.as_str().to_owned());
+            let readings: BTreeSet<_> =
+                received.iter().filter_map(|received| origin(&received.body)).collect();
+            let id = |received: &Received| {
+                received.properties.message_id().as_ref().map(|id| id.as_str().to_owned())
+            };
             let tombstones: BTreeMap<_, _> = received.iter().map(|r| (id(r), told(r, reason))).collect();
             (readings.len(), tombstones.values().sum())
         };
@@ -63,7 +66,8 @@ fn what_a_full_spool_discards_is_told_exactly_once_when_the_broker_is_back() {
         });
         let (readings, told) = arrived(&received);
         assert_eq!(readings as u64 + told, plan.messages() as u64, "{policy}");
-        let emptied = wait_for(SOON, || (scene.gateway.metric("tidegate_ledger_entries") == 0.0).then_some(()));
+        let emptied =
+            wait_for(SOON, || (scene.gateway.metric("tidegate_ledger_entries") == 0.0).then_some(()));
         assert!(emptied.is_some(), "{policy}: what was told has left the ledger");
     }
 }
