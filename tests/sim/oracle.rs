@@ -480,10 +480,18 @@ impl Oracle {
         if known.flights.len() > window.max(1) {
             broken!("bounds: {} under way to u{index}, its window is {window}", known.flights.len());
         }
+        let discards = route.policy.when_full.makes_room();
         let copy = self.copies.entry((lane, key.device, id)).or_default();
         let order = self.orders.entry((lane, key.device)).or_default();
         if copy.requeued && !message.duplicate {
             broken!("P4: {key} {id:?} was a dead letter, and is sent again without the mark");
+        }
+        if order.given_up.contains(&id) {
+            broken!("P3: {key} {id:?} is handed over on {lane:?} after others have overtaken it");
+        }
+        if discards {
+            let later = order.refused.split_off(&id);
+            order.given_up.extend(std::mem::replace(&mut order.refused, later));
         }
         if !copy.published {
             if publication.resend && id.epoch == epoch {
@@ -613,10 +621,13 @@ impl Oracle {
         }
         for order in self.orders.values_mut() {
             order.refused.clear();
+            order.given_up.clear();
         }
         for copy in self.copies.values_mut() {
             copy.refusals = 0;
             copy.fatal = false;
+            // What was confirmed and not forgotten in time comes back, and may then be discarded.
+            copy.confirmed = false;
         }
         self.ordered.clear();
     }

@@ -49,6 +49,8 @@ pub(super) struct Order {
     pub(super) highest_published: Option<MessageId>,
     /// Refused, and neither confirmed nor buried since, as far as the engine knows.
     pub(super) refused: BTreeSet<MessageId>,
+    /// Refused, and overtaken where messages may be discarded: they never leave in this life.
+    pub(super) given_up: BTreeSet<MessageId>,
 }
 
 /// Handed over and not settled.
