@@ -426,6 +426,11 @@ impl Oracle {
             if let Op::Remove { key } = op {
                 self.losses.removed(key);
             }
+            if let Op::Forget { lane, seq } = op {
+                // Discarded while it was refused: it holds nobody up any more.
+                let orders = self.orders.iter_mut().filter(|((of, _), _)| of == lane);
+                orders.for_each(|(_, order)| order.refused.retain(|id| id.seq != *seq));
+            }
             let (Op::Insert { lane, message }
             | Op::Bury { lane, message, .. }
             | Op::Requeue { lane, message, .. }) = op
@@ -480,18 +485,10 @@ impl Oracle {
         if known.flights.len() > window.max(1) {
             broken!("bounds: {} under way to u{index}, its window is {window}", known.flights.len());
         }
-        let discards = route.policy.when_full.makes_room();
         let copy = self.copies.entry((lane, key.device, id)).or_default();
         let order = self.orders.entry((lane, key.device)).or_default();
         if copy.requeued && !message.duplicate {
             broken!("P4: {key} {id:?} was a dead letter, and is sent again without the mark");
-        }
-        if order.given_up.contains(&id) {
-            broken!("P3: {key} {id:?} is handed over on {lane:?} after others have overtaken it");
-        }
-        if discards {
-            let later = order.refused.split_off(&id);
-            order.given_up.extend(std::mem::replace(&mut order.refused, later));
         }
         if !copy.published {
             if publication.resend && id.epoch == epoch {
@@ -621,7 +618,6 @@ impl Oracle {
         }
         for order in self.orders.values_mut() {
             order.refused.clear();
-            order.given_up.clear();
         }
         for copy in self.copies.values_mut() {
             copy.refusals = 0;

@@ -88,6 +88,9 @@ pub(crate) struct Lane {
     pub(crate) thinning: Thinning,
     /// Room is to be made here, and what could be discarded is not in memory.
     pub(crate) wants_room: bool,
+    /// The removal of discarded messages is not durable. Nothing leaves meanwhile: a crash would bring them back behind what was to
+    /// come after them.
+    pub(crate) discarding: bool,
     pub(crate) stats: LaneStats,
     /// Ascending; entries that are gone stay until they are at the front or too many.
     entries: VecDeque<Entry>,
@@ -123,6 +126,7 @@ impl Lane {
             policy: route.policy,
             thinning: Thinning::default(),
             wants_room: false,
+            discarding: false,
             stats: LaneStats { name: route.name.clone(), ..LaneStats::default() },
             entries: VecDeque::new(),
             gone: 0,
@@ -258,6 +262,9 @@ impl Lane {
 
     /// The next message that may be handed over, as far as `may_send` allows; `safe_too`: also one that is on the medium.
     pub(crate) fn next(&mut self, safe_too: bool, may_send: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+        if self.discarding {
+            return None;
+        }
         while let Some(entry) = self.entries.get(self.cursor) {
             if entry.state == State::Waiting {
                 let on_disk = entry.place == Place::Disk;

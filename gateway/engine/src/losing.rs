@@ -90,6 +90,8 @@ impl Engine {
 
     /// What was ordered first is durable.
     pub(super) fn losses_written(&mut self) {
+        // Room is made only while nothing is ordered: what was discarded for it stands in the first.
+        self.spool.discarded();
         for ticket in self.losses_ordered.pop_front().unwrap_or_default() {
             self.count(Some(ticket), true);
         }

@@ -47,10 +47,8 @@ impl Copy {
 #[derive(Debug, Default)]
 pub(super) struct Order {
     pub(super) highest_published: Option<MessageId>,
-    /// Refused, and neither confirmed nor buried since, as far as the engine knows.
+    /// Refused, and neither confirmed, buried nor discarded since, as far as the engine knows.
     pub(super) refused: BTreeSet<MessageId>,
-    /// Refused, and overtaken where messages may be discarded: they never leave in this life.
-    pub(super) given_up: BTreeSet<MessageId>,
 }
 
 /// Handed over and not settled.

@@ -52,6 +52,11 @@ impl Spool {
         }
     }
 
+    /// What was discarded is gone from the medium.
+    pub(crate) fn discarded(&mut self) {
+        self.lanes.iter_mut().for_each(|lane| lane.discarding = false);
+    }
+
     /// What is discarded now so that there is room: of the routes that allow it, those of low priority first. It then counts as gone.
     pub(crate) fn make_room(&mut self) -> Vec<Discard> {
         let refuse_too = self.planted.is(Mutant::RefuseDiscards);
@@ -139,6 +144,7 @@ impl Lane {
         self.remove(message.id.seq);
         self.stats.waiting = self.stats.waiting.saturating_sub(1);
         self.stats.discarded += 1;
+        self.discarding = true;
         discards.push(Discard { lane, message, reason });
         footprint as u64
     }
