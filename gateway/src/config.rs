@@ -327,6 +327,6 @@ pub struct Route {
     pub priority: u8,
     /// `senml`.
     pub senml: Senml,
-    /// `max_size`, `when_full`, `keep_every` and `keep_one_in`.
+    /// `max_size`, `when_full` and `keep`.
     pub policy: Policy,
 }

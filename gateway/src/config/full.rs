@@ -1,10 +1,11 @@
 //! `when_full`, for the spool and for a route, and how much of the spool a route may take.
 
 use super::read::Section;
-use super::value::{duration, integer, size, word};
+use super::value::{Wrong, duration, integer, size, word};
 use std::time::Duration;
 use tidegate_engine::event::{Keep, Policy, WhenFull};
 use toml::Spanned;
+use toml::de::DeValue;
 
 /// Half of what is there each time.
 const KEEP_DEFAULT: Keep = Keep::Every(2);
@@ -24,25 +25,17 @@ const WORDS: [(&str, Word); 4] = [
     ("thin", Word::Thin),
 ];
 
-/// Reads `when_full` with `keep_every` and `keep_one_in`; `otherwise` where it is not written.
+/// Reads `when_full` with `keep`; `otherwise` where it is not written.
 pub(super) fn when_full(section: &Section<'_>, otherwise: WhenFull) -> WhenFull {
     let word = section.get("when_full", word(&WORDS)).map(Spanned::into_inner);
-    let every = section.get("keep_every", integer(2..=1_000_000));
-    let one_in =
-        section.get("keep_one_in", duration(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400)));
-    let span = every.as_ref().map(Spanned::span).or_else(|| one_in.as_ref().map(Spanned::span));
-    if span.is_some() && word != Some(Word::Thin) {
-        section.report.error(
-            span.clone(),
-            "this says how to thin, and nothing is thinned",
+    let keep = section.get("keep", keep);
+    if let Some(keep) = &keep
+        && word != Some(Word::Thin)
+    {
+        section.report.warning(
+            Some(keep.span()),
+            "`keep` says how to thin, and nothing is thinned",
             "write `when_full = \"thin\"` beside it, or take it out",
-        );
-    }
-    if every.is_some() && one_in.is_some() {
-        section.report.error(
-            span,
-            "`keep_every` and `keep_one_in` are two ways to thin",
-            "write one of them",
         );
     }
     match word {
@@ -50,12 +43,17 @@ pub(super) fn when_full(section: &Section<'_>, otherwise: WhenFull) -> WhenFull 
         Some(Word::Refuse) => WhenFull::Refuse,
         Some(Word::DropOldest) => WhenFull::DropOldest,
         Some(Word::DropNewest) => WhenFull::DropNewest,
-        Some(Word::Thin) => {
-            let every = every.map(|n| Keep::Every(u32::try_from(n.into_inner()).unwrap_or(u32::MAX)));
-            let one_in = one_in.map(|period| Keep::OneIn(period.into_inner()));
-            WhenFull::Thin(every.or(one_in).unwrap_or(KEEP_DEFAULT))
-        }
+        Some(Word::Thin) => WhenFull::Thin(keep.map_or(KEEP_DEFAULT, Spanned::into_inner)),
     }
+}
+
+/// Every so-manieth, or one in so long.
+fn keep(value: &DeValue<'_>) -> Result<Keep, Wrong> {
+    if matches!(value, DeValue::Integer(_)) {
+        let n = integer(2..=1_000_000)(value)?;
+        return Ok(Keep::Every(u32::try_from(n).unwrap_or(u32::MAX)));
+    }
+    duration(Duration::from_secs(1)..=Duration::from_secs(366 * 86_400))(value).map(Keep::OneIn)
 }
 
 /// Reads what a route may take, and what becomes of it then.

@@ -121,10 +121,8 @@ pub(super) const SERIAL: Table = Table {
 pub(super) const ADMIN: Table = Table { path: "admin", keys: &[key("listen"), key("anonymous")] };
 
 /// `retain` is taken with the one value that says what this version does.
-pub(super) const SPOOL: Table = Table {
-    path: "spool",
-    keys: &[key("max_size"), key("retain"), key("when_full"), key("keep_every"), key("keep_one_in")],
-};
+pub(super) const SPOOL: Table =
+    Table { path: "spool", keys: &[key("max_size"), key("retain"), key("when_full"), key("keep")] };
 
 pub(super) const ACCESS: Table = Table { path: "access", keys: &[key("anonymous"), key("unencrypted")] };
 
@@ -193,8 +191,7 @@ pub(super) const ROUTE: Table = Table {
         key("senml"),
         key("max_size"),
         key("when_full"),
-        key("keep_every"),
-        key("keep_one_in"),
+        key("keep"),
         later("expires_after", "leave it out; messages do not expire"),
     ],
 };
