@@ -2,8 +2,8 @@
 //!
 //! `{"id":…,"device":…,"topic":…,"received":…,"clock":…,"qos":…,"payload":…}`: `id` is `gateway/device/epoch/sequence`,
 //! `received` is in milliseconds since 1970, `clock` is `synchronised` or `unsynchronised`. A payload that is not UTF-8 stands in
-//! `payload_base64` instead of `payload`. The rest is there only when it says something: `routing_key` when it is not the topic with dots, `retain`, `resend` and `tombstone` (no device's message: it tells of lost ones)
-//! when true, and what the publisher gave: `content_type`, `content_format`, `response_topic`, `correlation_base64`,
+//! `payload_base64` instead of `payload`. The rest is there only when it says something: `routing_key` when it is not the topic with dots, `retain`, `resend`, `salvaged` (from a
+//! damaged store) and `tombstone` (no device's message: it tells of lost ones) when true, and what the publisher gave: `content_type`, `content_format`, `response_topic`, `correlation_base64`,
 //! `expiry_seconds`, `user` (pairs of name and value, in order).
 
 use base64::Engine as _;
@@ -48,6 +48,8 @@ pub(crate) struct MessageJson<'a> {
     pub(crate) resend: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     tombstone: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) salvaged: bool,
 }
 
 impl<'a> MessageJson<'a> {
@@ -76,6 +78,7 @@ impl<'a> MessageJson<'a> {
             retain: message.retain,
             resend: message.duplicate,
             tombstone: message.source == Source::Gateway,
+            salvaged: false,
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod logging;
 mod memory;
 pub mod notify;
 mod priority;
+mod restart;
 mod run;
 pub mod senml;
 pub mod store;

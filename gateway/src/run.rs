@@ -19,6 +19,7 @@ use crate::listen::{BindError, accept, dtls, serial};
 use crate::memory;
 use crate::notify;
 use crate::priority;
+use crate::restart;
 use crate::store::sqlite::{self, Opened, Sizes, SqliteStore};
 use crate::store::writer::{OrderError, StopError, Writer};
 use crate::upstream::{self, StartError};
@@ -175,7 +176,9 @@ impl Gateway {
         }
 
         // The store first: that another gateway has this directory explains more than that it has our port.
-        let opened = open_store(&config)?;
+        let began = std::time::Instant::now();
+        let mut opened = open_store(&config)?;
+        opened.store.when_damaged(move || restart::anew(began));
         let audit = Audit::start(&config.data_dir)
             .map_err(|source| RunError::System { what: "the audit log in gateway.data_dir", source })?;
         let listeners = bind(&config)?;
@@ -239,6 +242,7 @@ impl Gateway {
             gateway: config.gateway.to_string(),
             epoch: opened.epoch,
             data_dir: config.data_dir.clone(),
+            quarantined: opened.progress,
             admission: Arc::clone(&admission),
             dtls: secure.iter().map(|(_, server)| Arc::clone(server)).collect(),
         };
@@ -492,7 +496,8 @@ fn open_store(config: &Config) -> Result<Opened, RunError> {
     if let Some(moved_to) = &opened.quarantined {
         tracing::error!(
             moved_to = %moved_to.display(),
-            "the store was damaged and has been moved away: the messages in it are not forwarded; keep it, they may be recovered"
+            "the store was damaged and has been moved away: what is whole in it is salvaged and forwarded, marked as such; \
+             look at the kernel's log, and replace the medium if it fails"
         );
     }
     if opened.damaged_records > 0 {

@@ -51,6 +51,7 @@ fn engine(durability: Durability) -> Engine {
             priority: 5,
             senml: tidegate_engine::event::Senml::Untouched,
             policy: tidegate_engine::event::Policy::default(),
+            salvaged: false,
         }],
         limits,
     };

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::fs::TryLockError;
 use std::io;
 use std::path::Path;
-use tidegate::store::sqlite::files::{Files, OpenFile, Opening};
+use tidegate::store::sqlite::files::{Files, OpenFile, Opening, ReadFile};
 
 /// The medium as the store sees it.
 #[derive(Debug)]
@@ -61,6 +61,13 @@ impl Files for OnMedium {
         Ok(bytes)
     }
 
+    fn examine(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
+        let Some(Node::File(inode)) = self.0.lock().node(&inside(path)) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        Ok(Box::new(Examined { mount: self.0.clone(), inode }))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let (from, to) = (inside(from), inside(to));
         let mut medium = self.0.lock();
@@ -75,8 +82,33 @@ impl Files for OnMedium {
         medium.entry(Entry::Remove { path })
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        if self.entries(path)?.is_empty() {
+            self.remove(path)
+        } else {
+            Err(io::ErrorKind::DirectoryNotEmpty.into())
+        }
+    }
+
     fn random(&self) -> io::Result<[u8; 4]> {
         Ok(self.0.lock().random())
+    }
+}
+
+/// A file that is open for reading.
+#[derive(Debug)]
+struct Examined {
+    mount: Mount,
+    inode: Inode,
+}
+
+impl ReadFile for Examined {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.mount.lock().content(self.inode).ok_or(io::ErrorKind::NotFound)?.len())
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        Ok(self.mount.lock().content(self.inode).ok_or(io::ErrorKind::NotFound)?.read(at, into))
     }
 }
 
@@ -101,6 +133,10 @@ impl OpenFile for Opened {
         self.mount.lock().write(self.inode, self.at, bytes, false)?;
         self.at += bytes.len() as u64;
         Ok(())
+    }
+
+    fn rewrite(&self, bytes: &[u8]) -> io::Result<()> {
+        self.mount.lock().write(self.inode, 0, bytes, false)
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tidegate_tests::powercut::campaign::{self, Defect, Outcome};
+use tidegate_tests::powercut::corrupt;
 
 /// Cuts the power of the real store and engine, and looks for what was acknowledged.
 #[derive(Debug, Parser)]
@@ -43,6 +44,18 @@ enum Command {
         #[arg(long)]
         mutant: Option<String>,
     },
+    /// Damages what stores hold, and looks for what was whole.
+    Corrupt {
+        /// How many stores.
+        #[arg(long, default_value_t = 1_000)]
+        cases: u64,
+        /// From which seed on.
+        #[arg(long, default_value_t = 0)]
+        from: u64,
+        /// How many at a time.
+        #[arg(long, default_value_t = 2)]
+        threads: usize,
+    },
     /// Plants each defect in turn and counts the cuts that show it.
     Mutants {
         /// How many histories each may take.
@@ -61,6 +74,7 @@ fn main() -> ExitCode {
     let good = match Arguments::parse().command {
         Command::Run { seeds, cuts, threads, most_failures } => run(&seeds, cuts, threads, most_failures),
         Command::Seed { seed, cut, mutant } => replay(seed, cut, mutant.as_deref()),
+        Command::Corrupt { cases, from, threads } => corrupt(from, cases, threads),
         Command::Mutants { seeds, most, only } => mutants(seeds, most, only.as_deref()),
     };
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -133,6 +147,46 @@ fn replay(seed: u64, cut: Option<usize>, mutant: Option<&str>) -> bool {
         outcome.failures.len()
     );
     outcome.failures.is_empty()
+}
+
+/// Of a thousand sound rows so many may be missing at the most.
+const MISSING_OF_A_THOUSAND: u64 = 1;
+
+fn corrupt(from: u64, cases: u64, threads: usize) -> bool {
+    let started = Instant::now();
+    let outcome = corrupt::run(from, cases, threads);
+    for (seed, text) in &outcome.notes {
+        println!("  seed {seed}: {text}");
+    }
+    for (seed, text) in &outcome.failures {
+        println!("{text}\n    again with: powercut corrupt --from {seed} --cases 1");
+    }
+    let c = &outcome.counts;
+    let missing = c.sound - c.sound_given;
+    println!("  {:>12}  stores damaged, {} of them moved to quarantine and salvaged", c.cases, c.quarantined);
+    println!("  {:>12}  messages waited in them; none of the bytes of {} was hit", c.rows, c.sound);
+    println!(
+        "  {:>12}  of those are given back: {:.4} %; of {} that were hit, {} from an older copy",
+        c.sound_given,
+        100.0 * c.sound_given as f64 / c.sound.max(1) as f64,
+        c.hit,
+        c.hit_given
+    );
+    println!("  {:>12}  damaged messages are given back", outcome.failures.len());
+    println!("  {:>12}  are missing, and {} are reported; {} stores differ", c.lost, c.said_lost, c.inexact);
+    println!("  {:>12}  had left already and come again, marked", c.again);
+    println!("  {:>12}  records of {} are given back", c.records_given, c.records);
+    println!("  {:>12}  ms at the most until the next message was taken", c.longest_us / 1_000);
+    let good =
+        outcome.failures.is_empty() && c.cases > 0 && missing * 1_000 <= c.sound * MISSING_OF_A_THOUSAND;
+    println!(
+        "corruption {}: {} stores, {missing} of {} sound messages missing, 0 damaged ones given, in {:.1} s",
+        if good { "passed" } else { "FAILED" },
+        c.cases,
+        c.sound,
+        started.elapsed().as_secs_f64(),
+    );
+    good
 }
 
 fn mutants(seeds: u64, most: usize, only: Option<&str>) -> bool {

@@ -5,7 +5,9 @@
 
 pub mod campaign;
 mod content;
+pub mod corrupt;
 mod cut;
+mod extents;
 mod files;
 mod ledger;
 mod medium;

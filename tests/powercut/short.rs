@@ -1,12 +1,20 @@
 //! The power-cut proof's short form for `cargo test`; the long one is the binary's: `powercut run --cuts 1000000`.
 
 use tidegate_tests::powercut::campaign::{self, Defect};
+use tidegate_tests::powercut::corrupt;
 
 #[test]
 fn no_acknowledged_message_is_lost() {
     let outcome = campaign::run(0, None, 2_000, 2, 5, |_| ());
     assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
     assert!(outcome.counts.checked > 10_000, "{:?}", outcome.counts);
+}
+
+#[test]
+fn damaged_stores_give_back_what_is_whole_and_nothing_else() {
+    let outcome = corrupt::run(0, 20, 2);
+    assert!(outcome.failures.is_empty(), "{:#?}", outcome.failures);
+    assert!(outcome.counts.quarantined > 3 && outcome.counts.sound_given > 10_000, "{:?}", outcome.counts);
 }
 
 #[test]

@@ -134,6 +134,7 @@ impl Disk {
         let orphans = self.lanes.iter().filter(|(id, lane)| !lanes.ids.contains(id) && !lane.rows.is_empty());
         lanes.orphans = orphans
             .map(|(id, lane)| Orphan {
+                salvaged: false,
                 lane: *id,
                 route: lane.route.clone(),
                 upstream: lane.upstream.clone(),

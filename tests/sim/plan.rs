@@ -311,6 +311,7 @@ fn route(rng: &mut Rng, index: u16, upstreams: u16, routes: u16, calm: bool) -> 
         priority: rng.u8(..3),
         senml: Senml::Untouched,
         policy: Policy::default(),
+        salvaged: false,
     }
 }
 

@@ -16,6 +16,7 @@ pub mod publications;
 pub mod rabbit;
 pub mod sessions;
 pub mod statements;
+pub mod steadfast;
 pub mod store_contract;
 pub mod store_history;
 pub mod tls;

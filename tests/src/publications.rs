@@ -46,6 +46,7 @@ pub fn publication(message: Message, routing_key: &str) -> Publication {
         routing_key: routing_key.to_owned(),
         senml: Senml::Untouched,
         resend: false,
+        salvaged: false,
     }
 }
 

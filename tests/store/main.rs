@@ -1,6 +1,6 @@
 //! The store: the contract, what SQLite adds to it (crashes, damage, full media, foreign directories), the writer thread.
 
-#![allow(clippy::unwrap_used)] // tests and what they call
+#![allow(clippy::unwrap_used, clippy::panic)] // tests and what they call
 
 mod contract;
 mod crash;
@@ -8,6 +8,7 @@ mod damage;
 mod full;
 mod migration;
 mod opening;
+mod salvage;
 mod writer;
 
 use std::process::{Command, Stdio};

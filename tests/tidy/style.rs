@@ -20,6 +20,10 @@ const SLEEPERS: &[(&str, &str)] = &[
         "a consumer pauses between two attempts to reach a broker that the test has taken down",
     ),
     (
+        "tests/src/steadfast.rs",
+        "a device pauses between two attempts to reach a gateway that starts itself anew",
+    ),
+    (
         "tests/src/fleet.rs",
         "a device pauses between two attempts to reach a gateway that the test has killed",
     ),

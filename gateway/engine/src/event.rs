@@ -202,6 +202,12 @@ pub enum Input {
         /// Which.
         letters: Vec<Letter>,
     },
+    /// What was salvaged of a damaged store stands in these lanes, complete. Their routes have been configured since the start
+    /// ([`RouteSetup::salvaged`]).
+    Salvaged {
+        /// What is in them.
+        lanes: Vec<LaneState>,
+    },
     /// An upstream is connected and takes messages.
     UpstreamUp {
         /// Which upstream.
@@ -340,4 +346,6 @@ pub struct Publication {
     pub senml: Senml,
     /// An earlier handing over was left unresolved, or may have been before a restart: the consumer may have it already.
     pub resend: bool,
+    /// It was salvaged from a damaged store: it comes late, and some that were accepted before it may be lost.
+    pub salvaged: bool,
 }

@@ -162,7 +162,8 @@ impl Engine {
         let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);
         let routing_key = routing_key(self.spool.routing_key(lane), &message);
         let senml = self.spool.senml(lane);
-        let publication = Publication { upstream, tag, message, routing_key, senml, resend };
+        let salvaged = self.spool.is_salvaged(lane);
+        let publication = Publication { upstream, tag, message, routing_key, senml, resend, salvaged };
         self.outputs.push_back(Output::Publish(publication));
         if self.planted.is(Mutant::ForgetOnForward) {
             let consequence = self.spool.confirmed(lane, seq);

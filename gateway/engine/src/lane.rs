@@ -91,6 +91,7 @@ pub(crate) struct Lane {
     /// The removal of discarded messages is not durable. Nothing leaves meanwhile: a crash would bring them back behind what was to
     /// come after them.
     pub(crate) discarding: bool,
+    pub(crate) salvaged: bool,
     pub(crate) stats: LaneStats,
     /// Ascending; entries that are gone stay until they are at the front or too many.
     entries: VecDeque<Entry>,
@@ -127,6 +128,7 @@ impl Lane {
             thinning: Thinning::default(),
             wants_room: false,
             discarding: false,
+            salvaged: route.salvaged,
             stats: LaneStats { name: route.name.clone(), ..LaneStats::default() },
             entries: VecDeque::new(),
             gone: 0,
@@ -149,6 +151,15 @@ impl Lane {
             lane.stats.on_disk_bytes = state.bytes;
         }
         lane
+    }
+
+    /// More stands on the disk than was known, up to `state.last`; none of it has been in memory.
+    pub(crate) fn salvaged(&mut self, state: LaneState) {
+        self.tail = Some(self.tail.map_or(state.last, |tail| tail.max(state.last)));
+        self.load_after = None;
+        self.stats.waiting = self.stats.waiting.max(state.rows);
+        self.stats.on_disk = self.stats.on_disk.max(state.rows);
+        self.stats.on_disk_bytes = self.stats.on_disk_bytes.max(state.bytes);
     }
 
     /// The backlog is at its end: memory holds the whole lane, and the counters can be put right.

@@ -230,6 +230,7 @@ impl Engine {
             Input::Lost { loss, note } => self.lost(loss, note.map(|key| Op::Remove { key })),
             Input::Requeue { letters } => self.requeue(letters),
             Input::Purge { letters } => self.purge(letters),
+            Input::Salvaged { lanes } => lanes.into_iter().for_each(|state| self.spool.salvaged(state)),
             Input::UpstreamUp { upstream } => self.delivery.up(upstream),
             Input::UpstreamDown { upstream } => self.upstream_down(upstream),
             Input::UpstreamBlocked { upstream, blocked } => {

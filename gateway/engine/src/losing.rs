@@ -132,7 +132,8 @@ impl Engine {
             self.ledger.sent(message.id, tag);
             let routing_key = routing_key(self.spool.routing_key(lane), &message);
             let senml = Senml::Untouched;
-            let publication = Publication { upstream, tag, message, routing_key, senml, resend };
+            let publication =
+                Publication { upstream, tag, message, routing_key, senml, resend, salvaged: false };
             self.outputs.push_back(Output::Publish(publication));
         }
     }

@@ -102,6 +102,7 @@ mod tests {
             priority: 5,
             senml: Senml::Untouched,
             policy: Policy::default(),
+            salvaged: false,
         }
     }
 

@@ -117,6 +117,7 @@ impl Spool {
                 lane.routing_key.clone_from(&route.routing_key);
                 lane.senml = route.senml;
                 lane.policy = route.policy;
+                lane.salvaged = route.salvaged;
                 lane.stats.name.clone_from(&route.name);
             } else {
                 self.lanes.push(Lane::new(route, stored(route.lane), self.suspects));
@@ -139,6 +140,18 @@ impl Spool {
     /// The template of a lane's routing keys.
     pub(crate) fn routing_key(&self, lane: usize) -> Option<&str> {
         self.lanes.get(lane)?.routing_key.as_deref()
+    }
+
+    /// Whether what a lane holds was salvaged from a damaged store.
+    pub(crate) fn is_salvaged(&self, lane: usize) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.salvaged)
+    }
+
+    /// What was salvaged stands in its lane.
+    pub(crate) fn salvaged(&mut self, state: LaneState) {
+        if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == state.lane) {
+            lane.salvaged(state);
+        }
     }
 
     /// What a lane's route does with SenML.
@@ -493,7 +506,7 @@ impl Spool {
         lane.stats.waiting = lane.stats.waiting.saturating_sub(damaged);
         lane.lost_on_disk(damaged);
         for message in messages {
-            let resend = lane.suspects.take_one(message.id.seq);
+            let resend = lane.suspects.take_one(message.id.seq) || lane.salvaged;
             let entry = Entry {
                 seq: message.id.seq,
                 message: Arc::new(message),

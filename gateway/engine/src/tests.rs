@@ -27,6 +27,7 @@ fn route(lane: LaneId, filter: &str, durability: Durability) -> RouteSetup {
         priority: 5,
         senml: Senml::Untouched,
         policy: Policy::default(),
+        salvaged: false,
     }
 }
 
@@ -395,4 +396,26 @@ fn records_that_cannot_be_stored_hold_devices_too() {
         batch = commits(&outputs).first().map(|batch| batch.id);
     }
     assert!(!bench.engine.stats().holding);
+}
+
+#[test]
+fn what_was_salvaged_is_handed_over_when_it_is_complete_and_bears_both_marks() {
+    let salvaged = LaneId(9);
+    let own = RouteSetup { filter: None, salvaged: true, ..route(salvaged, "#", Durability::Disk) };
+    let mut bench = Bench::new(
+        setup(vec![route(LANE, "#", relay()), own]),
+        Recovered { last: Seq(90), ..Recovered::default() },
+    );
+    assert_eq!(loads(&bench.on(Input::UpstreamUp { upstream: UPSTREAM })), [], "nothing is known of it yet");
+    let state = LaneState { lane: salvaged, last: Seq(7), rows: 1, bytes: 200 };
+    assert_eq!(loads(&bench.on(Input::Salvaged { lanes: vec![state] })), [(salvaged, Seq(0))]);
+    let whole = stored(7);
+    let outputs =
+        bench.on(Input::Loaded { lane: salvaged, messages: vec![whole], damaged: 0, upto: Some(Seq(7)) });
+    let found = publications(&outputs);
+    assert_eq!(found.len(), 1);
+    assert!(found[0].salvaged && found[0].resend && found[0].message.id.seq == Seq(7));
+    // A live message takes no part in it.
+    let outputs = bench.post(1);
+    assert!(!publications(&outputs)[0].salvaged && !publications(&outputs)[0].resend);
 }

@@ -284,6 +284,14 @@ impl View {
         f.counter("store_commits", "Commits done", store.commits)?;
         f.counter("store_commit_failures", "Commits that failed", store.commit_failures)?;
         f.counter("store_committed_rows", "Rows committed", store.committed_rows)?;
+        f.gauge("store_quarantined", "Damaged databases that are not salvaged yet", store.quarantined)?;
+        f.counter("store_salvaged_messages", "Messages salvaged from damaged databases", store.salvaged)?;
+        f.counter("store_lost_messages", "Messages lost with damaged databases", store.lost)?;
+        f.counter(
+            "store_losses_unknown",
+            "Damaged databases of which nobody can say how many messages they lost",
+            store.losses_unknown,
+        )?;
         f.gauge("store_bytes", "Size of the data directory's files", store.bytes)?;
         f.gauge("store_free_bytes", "Room beside the data directory's files", store.free_bytes)?;
         f.gauge("connections", "Stream connections", driver.connections)?;

@@ -16,6 +16,7 @@ pub use status::Status;
 use crate::driver::{Handle, Snapshot};
 use crate::listen::admission::Admission;
 use crate::listen::dtls::{self, DtlsStats};
+use crate::store::sqlite::{Progress, Quarantined};
 use rates::Rates;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +37,8 @@ pub struct About {
     pub epoch: u64,
     /// The data directory.
     pub data_dir: PathBuf,
+    /// How salvaging from damaged databases goes.
+    pub quarantined: Progress,
     /// Connections refused before they were opened are counted there.
     pub admission: Arc<Admission>,
     /// Where DTLS is spoken.
@@ -123,6 +126,7 @@ impl Admin {
             ..Status::default()
         };
         status.fill(&snapshot.stats);
+        status.store.fill(&about.quarantined.now());
         (status.messages.accepted_per_second, status.messages.confirmed_per_second) =
             self.0.rates.lock().unwrap_or_else(PoisonError::into_inner).per_second();
         status.ready = !snapshot.stats.holding && snapshot.driver.store_fault.is_none();
@@ -145,6 +149,7 @@ impl Admin {
         if snapshot.stats.holding {
             problems.push("devices are told to hold: messages come faster than they can be made safe, or the spool is full".to_owned());
         }
+        problems.extend(damage(&self.0.about.quarantined.now()));
         for upstream in &snapshot.stats.upstreams {
             if !upstream.up {
                 problems
@@ -159,4 +164,22 @@ impl Admin {
         }
         problems
     }
+}
+
+/// What damage to the store has cost in this life, in words; nothing when there was none.
+fn damage(quarantined: &Quarantined) -> Option<String> {
+    if quarantined.waiting > 0 {
+        return Some(format!(
+            "the store was damaged: what is whole in {} old databases is being salvaged, {} messages so far; look at the kernel's log",
+            quarantined.waiting, quarantined.salvaged
+        ));
+    }
+    let report = quarantined.last.as_ref()?.join("report.txt");
+    let unknown = if quarantined.unknown > 0 { " or more" } else { "" };
+    Some(format!(
+        "the store was damaged: {} messages are salvaged, {}{unknown} are lost; {} says more; look at the kernel's log, and replace the medium if it fails",
+        quarantined.salvaged,
+        quarantined.lost,
+        report.display()
+    ))
 }

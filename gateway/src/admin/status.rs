@@ -1,6 +1,7 @@
 //! What `GET /status` answers and `tidegate status` prints: one snapshot of the whole gateway.
 //! The names are an interface for scripts: add to them, do not rename them.
 
+use crate::store::sqlite::Quarantined;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tidegate_engine::event::LossReason;
@@ -184,6 +185,24 @@ pub struct Store {
     pub commit_failures: u64,
     /// Counter: rows committed.
     pub committed_rows: u64,
+    /// Gauge: damaged databases of which what is whole is not salvaged yet.
+    pub quarantined: u64,
+    /// Counter: messages salvaged from damaged databases.
+    pub salvaged: u64,
+    /// Counter: messages lost with damaged databases, as far as that is known.
+    pub lost: u64,
+    /// Counter: damaged databases of which nobody can say how many messages they lost.
+    pub losses_unknown: u64,
+}
+
+impl Store {
+    /// Fills in what damage cost.
+    pub(crate) fn fill(&mut self, quarantined: &Quarantined) {
+        self.quarantined = quarantined.waiting;
+        self.salvaged = quarantined.salvaged;
+        self.lost = quarantined.lost;
+        self.losses_unknown = quarantined.unknown;
+    }
 }
 
 /// The process.

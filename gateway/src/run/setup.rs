@@ -20,6 +20,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         priority: route.priority,
         senml: route.senml,
         policy: route.policy,
+        salvaged: false,
     };
     let mut routes: Vec<_> = config.routes.iter().zip(&lanes.ids).map(route).collect();
     for orphan in &lanes.orphans {
@@ -31,6 +32,22 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
             );
             continue;
         };
+        if orphan.salvaged {
+            // As its route has them, where that is still configured.
+            let same = config.routes.iter().find(|route| route.name == orphan.route);
+            routes.push(RouteSetup {
+                lane: orphan.lane,
+                name: format!("{} (salvaged)", orphan.route),
+                filter: None,
+                upstream: upstream_id(upstream),
+                routing_key: same.and_then(|route| route.routing_key.clone()),
+                durability: Durability::Disk,
+                priority: same.map_or(0, |route| route.priority),
+                senml: same.map(|route| route.senml).unwrap_or_default(),
+                salvaged: true,
+            });
+            continue;
+        }
         tracing::info!(
             route = orphan.route,
             upstream = orphan.upstream,
@@ -46,6 +63,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
             priority: 0,
             senml: Senml::Untouched,
             policy: Policy { when_full: config.when_full, ..Policy::default() },
+            salvaged: false,
         });
     }
     Setup {

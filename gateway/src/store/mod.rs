@@ -5,7 +5,7 @@
 pub mod sqlite;
 pub mod writer;
 
-use tidegate_engine::event::{Letter, Op, StoreFault};
+use tidegate_engine::event::{LaneState, Letter, Loss, Op, RecordKey, StoreFault};
 use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::message::Message;
 
@@ -47,6 +47,26 @@ pub trait Store {
         let _ = idle;
         false
     }
+
+    /// One step of what there is to be salvaged from a damaged database, short enough to come between two orders.
+    fn salvage(&mut self) -> Salvage {
+        Salvage::Nothing
+    }
+}
+
+/// What [`Store::salvage`] came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Salvage {
+    /// There is nothing to be done.
+    Nothing,
+    /// There is more to be done.
+    More,
+    /// There is more to be done once there is room, or the medium works again.
+    Later,
+    /// So much is lost for good. Each loss comes again at every start until its note is removed.
+    Lost(Vec<(Loss, RecordKey)>),
+    /// These lanes have messages that were salvaged, complete as far as it can be.
+    Done(Vec<LaneState>),
 }
 
 /// What [`Store::load`] found.
@@ -69,7 +89,7 @@ pub struct Lanes {
     pub orphans: Vec<Orphan>,
 }
 
-/// A lane with messages whose route is no longer configured.
+/// A lane with messages beside those of the configured routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
     /// The lane.
@@ -78,4 +98,6 @@ pub struct Orphan {
     pub route: String,
     /// The upstream that it led to.
     pub upstream: String,
+    /// It holds what was salvaged from a damaged database for this route, which may be configured.
+    pub salvaged: bool,
 }

@@ -1,9 +1,9 @@
 //! The store in SQLite: one file, one connection, one thread. WAL with `synchronous=FULL`, so that a commit is a sync; the rows of
 //! all lanes in one table by ascending keys, without a second index; a checksum a row. The parts:
-//! `open` (start), `migrate` (older files), `dir` (directory, lock, epoch), `files` (what these ask of the file system), `lanes`, `commit`, `load`, `dead` (letters),
-//! `row` (encoding), `space` and `ballast` (a full
-//! medium), `fault` (errors). Nobody else writes to the file; `reader` is for the command
-//! line, which reads it beside the gateway or without one.
+//! `open` (start), `migrate` (older files), `dir` (directory, lock, epoch), `watermark` (how far it has come), `quarantine` and `salvage`
+//! (a damaged database), `files` (what these ask of the file system), `lanes`, `commit`, `load`, `dead` (letters), `row` (encoding),
+//! `space` and `ballast` (a full medium), `fault` (errors). Nobody else writes to the file; `reader` is for the command line, which reads
+//! it beside the gateway or without one.
 
 mod ballast;
 mod commit;
@@ -16,18 +16,22 @@ mod load;
 mod migrate;
 mod open;
 pub mod reader;
+mod quarantine;
 mod row;
+mod salvage;
 mod space;
+mod watermark;
 
 pub use open::{OpenError, Opened, open, open_on};
+pub use salvage::{Progress, Quarantined};
 
-use super::{Lanes, Page, Store};
+use super::{Lanes, Page, Salvage, Store};
 use crate::memory;
 use fault::Fault;
 use rusqlite::Connection;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use tidegate_engine::event::{Letter, Op, StoreFault};
+use tidegate_engine::event::{Letter, Loss, Op, RecordKey, StoreFault};
 use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tidegate_engine::mutant::{Mutant, Planted};
 
@@ -80,11 +84,33 @@ pub struct SqliteStore {
     space: space::Space,
     /// This life and when it began, until it has proved to be a good one.
     life: Option<(dir::Life, Instant)>,
+    watermark: Option<watermark::Watermark>,
+    salvager: Option<salvage::Salvager>,
+    /// What earlier lives lost and the ledger does not have yet.
+    losses: Vec<(Loss, RecordKey)>,
+    when_damaged: Option<WhenDamaged>,
+    /// What salvaged databases may take that are kept.
+    quarantine_bytes: u64,
     dir: dir::DataDir,
     planted: Planted,
 }
 
+/// What is done when the database turns out to be damaged while it is used.
+struct WhenDamaged(Box<dyn FnMut() + Send>);
+
+impl std::fmt::Debug for WhenDamaged {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WhenDamaged(..)")
+    }
+}
+
 impl SqliteStore {
+    /// What to do when the database turns out to be damaged: the next start of the process puts it into quarantine and goes on
+    /// with a new one. Called on the store's thread, when the damage has been noted.
+    pub fn when_damaged(&mut self, restart: impl FnMut() + Send + 'static) {
+        self.when_damaged = Some(WhenDamaged(Box::new(restart)));
+    }
+
     fn transact(&mut self, ops: &[Op]) -> Result<(), Fault> {
         if self.planted.is(Mutant::CommitParted) && ops.len() > 1 {
             return ops.iter().try_for_each(|op| self.transact(std::slice::from_ref(op)));
@@ -92,12 +118,19 @@ impl SqliteStore {
         // Statements that stay prepared: parsing these two costs as much as a row.
         self.db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let applied = commit::apply(&self.db, &self.names, ops);
-        let done = applied.and_then(|()| Ok(self.db.prepare_cached("COMMIT")?.execute([]).map(drop)?));
+        let done = applied.and_then(|tally| {
+            self.db.prepare_cached("COMMIT")?.execute([])?;
+            Ok(tally)
+        });
         if done.is_err() && !self.db.is_autocommit() {
             // Some failures have ended the transaction already. Should this fail, the next BEGIN says so.
             let _ = self.db.execute_batch("ROLLBACK");
         }
-        done
+        let tally = done?;
+        if let Some(watermark) = self.watermark.as_mut().filter(|_| (tally.rows, tally.last) != (0, 0)) {
+            watermark.committed(tally.rows, tally.last);
+        }
+        Ok(())
     }
 
     fn commit_or_make_room(&mut self, ops: &[Op]) -> Result<(), Fault> {
@@ -115,6 +148,12 @@ impl SqliteStore {
 
     fn read(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, Fault> {
         let (mut page, damaged) = load::page(&self.db, lane, after, messages, bytes)?;
+        if page.upto.is_none() {
+            page.damaged = load::missing(&mut self.db, lane)?;
+            if let Some(watermark) = self.watermark.as_mut().filter(|_| page.damaged > 0) {
+                watermark.committed(-i64::try_from(page.damaged).unwrap_or(i64::MAX), 0);
+            }
+        }
         if damaged.is_empty() {
             return Ok(page);
         }
@@ -128,19 +167,54 @@ impl SqliteStore {
                 );
                 page.damaged = 0;
             }
-            done => done?,
+            done => {
+                done?;
+                if let Some(watermark) = &mut self.watermark {
+                    watermark.committed(-i64::try_from(damaged.len()).unwrap_or(i64::MAX), 0);
+                }
+            }
         }
         Ok(page)
     }
 
     /// What the caller is told. Damage is remembered for the next start, which opens a new file.
-    fn report(&self, fault: Fault) -> StoreFault {
-        if fault.is_corruption()
-            && let Err(error) = self.dir.mark_damaged()
-        {
-            tracing::error!(%error, "cannot remember for the next start that the database is damaged");
+    fn report(&mut self, fault: Fault) -> StoreFault {
+        if fault.is_corruption() {
+            if let Err(error) = self.dir.mark_damaged() {
+                tracing::error!(%error, "cannot remember for the next start that the database is damaged");
+            } else if let Some(WhenDamaged(restart)) = &mut self.when_damaged {
+                tracing::error!(%fault, "the database is damaged; starting anew with it in quarantine");
+                restart();
+            }
         }
         fault.into()
+    }
+
+    fn salvage_step(&mut self) -> Result<Salvage, Fault> {
+        if !self.losses.is_empty() {
+            return Ok(Salvage::Lost(std::mem::take(&mut self.losses)));
+        }
+        let Some(salvager) = &mut self.salvager else { return Ok(Salvage::Nothing) };
+        if salvager.rests() {
+            return Ok(Salvage::Later);
+        }
+        let before = salvager.kept();
+        let step = salvager.step(&mut self.db, &self.dir)?;
+        if let Some(watermark) = &mut self.watermark {
+            let more = i64::try_from(salvager.kept() - before).unwrap_or(i64::MAX);
+            watermark.committed(more, 0);
+        }
+        match step {
+            salvage::Step::More => Ok(Salvage::More),
+            salvage::Step::Lost(loss, note) => Ok(Salvage::Lost(vec![(loss, note)])),
+            salvage::Step::Done(lanes) => {
+                self.salvager = None;
+                if let Err(error) = self.dir.bound_quarantine(self.quarantine_bytes) {
+                    tracing::warn!(%error, "an old salvaged database cannot be removed");
+                }
+                Ok(Salvage::Done(lanes))
+            }
+        }
     }
 }
 
@@ -157,13 +231,21 @@ impl Store for SqliteStore {
     }
 
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault> {
-        let state =
-            lanes::assign(&mut self.db, routes, lanes::Unused::Keep).map_err(|fault| self.report(fault))?;
+        let salvages = salvage::routes(&self.dir, routes);
+        let state = lanes::assign(&mut self.db, routes, lanes::Unused::Keep, &salvages)
+            .map_err(|fault| self.report(fault))?;
+        let noted = state.all.iter().map(|(id, route, upstream)| (*id, &**route, &**upstream));
+        if let Err(error) = self.dir.note_lanes(noted) {
+            return Err(StoreFault::Failed(format!("cannot write down the routes' lanes: {error}")));
+        }
         if state.lanes.ids.len() != routes.len() {
             return Err(StoreFault::Failed(OpenError::TooManyRoutes.to_string()));
         }
         self.names = state.names;
         self.routes.clone_from(&state.lanes.ids);
+        if let Some(salvager) = &mut self.salvager {
+            salvager.configure(state.salvaged, routes);
+        }
         Ok(state.lanes)
     }
 
@@ -173,6 +255,25 @@ impl Store for SqliteStore {
             self.routes.iter().find(named).copied()
         };
         dead::letters(&self.db, letters, lane_of).map_err(|fault| self.report(fault))
+    }
+
+    fn salvage(&mut self) -> Salvage {
+        match self.salvage_step() {
+            Ok(done) => done,
+            Err(fault) => {
+                let full = fault.is_full();
+                if full {
+                    tracing::warn!("there is no room for what is salvaged; it goes on when there is");
+                } else {
+                    tracing::error!(%fault, "salvaging does not go on for now");
+                }
+                let _ = self.report(fault);
+                if let Some(salvager) = &mut self.salvager {
+                    salvager.rest(full);
+                }
+                Salvage::Later
+            }
+        }
     }
 
     fn upkeep(&mut self, idle: bool) -> bool {

@@ -1,13 +1,13 @@
 //! The one thread that writes: takes orders, carries them out in their order, reports what became of each to the driver.
 //! It decides nothing, and gathers nothing: the engine makes the groups.
 
-use super::{Lanes, Store};
+use super::{Lanes, Salvage, Store};
 use crate::inbox::{DriverGone, Inbox};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tidegate_engine::event::{Batch, Input, Letter, StoreFault};
 use tidegate_engine::id::{LaneId, LetterId, Seq};
 use tokio::sync::oneshot;
@@ -133,11 +133,12 @@ fn run<S: Store>(mut store: S, orders: &Receiver<Order>, inbox: &Inbox) -> Resul
 /// Carries out orders until there will be no more, or nobody is there to hear of them.
 fn serve<S: Store>(store: &mut S, orders: &Receiver<Order>, inbox: &Inbox, unanswered: &mut Option<Refusal>) {
     let mut rests = false;
+    let mut salvage = Turns::new();
     loop {
-        let order = if rests {
-            orders.recv().map_err(RecvTimeoutError::from)
-        } else {
-            orders.recv_timeout(IDLE_AFTER)
+        let order = match salvage.wait() {
+            Some(wait) => orders.recv_timeout(wait),
+            None if rests => orders.recv().map_err(RecvTimeoutError::from),
+            None => orders.recv_timeout(IDLE_AFTER),
         };
         match order {
             Ok(order) => {
@@ -148,10 +149,66 @@ fn serve<S: Store>(store: &mut S, orders: &Receiver<Order>, inbox: &Inbox, unans
                 *unanswered = None;
                 store.upkeep(false);
                 rests = false;
+                salvage.disturbed = true;
             }
-            Err(RecvTimeoutError::Timeout) => rests = !store.upkeep(true),
+            Err(RecvTimeoutError::Timeout) if salvage.over => rests = !store.upkeep(true),
+            Err(RecvTimeoutError::Timeout) => {
+                let told = salvage.take(store);
+                store.upkeep(false);
+                if told.into_iter().any(|input| inbox.send_blocking(input).is_err()) {
+                    return;
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
+    }
+}
+
+/// While orders come, salvaging rests for so many times as long as its last step took.
+const SALVAGE_RESTS: u32 = 4;
+
+/// How long a store that cannot go on salvaging is left alone.
+const SALVAGE_AGAIN: Duration = Duration::from_millis(500);
+
+/// When the next step of salvaging comes.
+#[derive(Debug)]
+struct Turns {
+    over: bool,
+    /// An order has come since the last step.
+    disturbed: bool,
+    next: Instant,
+}
+
+impl Turns {
+    fn new() -> Self {
+        Self { over: false, disturbed: false, next: Instant::now() }
+    }
+
+    /// How long an order is waited for before the next step; `None` when there is none to come.
+    fn wait(&self) -> Option<Duration> {
+        (!self.over).then(|| self.next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Takes the step; gives what the engine is to be told of it.
+    fn take<S: Store>(&mut self, store: &mut S) -> Vec<Input> {
+        let began = Instant::now();
+        let done = store.salvage();
+        let rests = if std::mem::take(&mut self.disturbed) { SALVAGE_RESTS } else { 0 };
+        self.next = Instant::now() + began.elapsed() * rests;
+        match done {
+            Salvage::More => {}
+            Salvage::Later => self.next += SALVAGE_AGAIN,
+            Salvage::Nothing => self.over = true,
+            Salvage::Lost(losses) => {
+                let told = losses.into_iter().map(|(loss, note)| Input::Lost { loss, note: Some(note) });
+                return told.collect();
+            }
+            Salvage::Done(lanes) => {
+                self.over = true;
+                return vec![Input::Salvaged { lanes }];
+            }
+        }
+        Vec::new()
     }
 }
 

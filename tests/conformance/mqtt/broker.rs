@@ -48,6 +48,7 @@ pub(crate) fn setup() -> Setup {
             priority: 1,
             senml: Senml::Untouched,
             policy: Policy::default(),
+            salvaged: false,
         }],
     }
 }

@@ -64,6 +64,7 @@ fn setup(epoch: u64) -> Setup {
             priority: 5,
             senml: Senml::Untouched,
             policy: Policy::default(),
+            salvaged: false,
         }],
     }
 }

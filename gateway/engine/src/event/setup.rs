@@ -130,6 +130,8 @@ pub struct RouteSetup {
     pub senml: Senml,
     /// What it may take of the spool, and what becomes of it when that is full.
     pub policy: Policy,
+    /// Its lane holds what was salvaged from a damaged store. Whether an upstream has it already, nobody knows.
+    pub salvaged: bool,
 }
 
 /// What a route does with SenML (RFC 8428). The shell does it, which knows JSON and CBOR; the engine says where. What is kept is

@@ -169,6 +169,9 @@ pub enum RecordKind {
     Loss = 7,
     /// What is being handed over while life after life ends badly; there is one at the most, with an empty key.
     Mark = 8,
+    /// What damage cost, noted by the store for as long as the ledger does not have it: its key is the name of the damaged database,
+    /// its value the number of messages, 8 bytes big-endian.
+    Damage = 9,
 }
 
 impl RecordKind {
@@ -182,6 +185,7 @@ impl RecordKind {
         Self::OscoreSequence,
         Self::Loss,
         Self::Mark,
+        Self::Damage,
     ];
 }
 

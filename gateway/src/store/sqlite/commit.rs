@@ -18,8 +18,17 @@ const INSERT: &str =
 const BURY: &str = "INSERT INTO dead_letter VALUES \
                     (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)";
 
+/// What a batch comes to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tally {
+    /// Messages that wait more than before.
+    pub(super) rows: i64,
+    /// The highest sequence number of those that it brought.
+    pub(super) last: u64,
+}
+
 /// Carries out `ops` inside the transaction that is open on `db`. `names` are the routes of the lanes.
-pub(super) fn apply(db: &Connection, names: &BTreeMap<LaneId, String>, ops: &[Op]) -> Result<(), Fault> {
+pub(super) fn apply(db: &Connection, names: &BTreeMap<LaneId, String>, ops: &[Op]) -> Result<Tally, Fault> {
     let mut changes = Changes { db, names, inserts: None, lanes: Vec::new(), forgotten: Vec::new() };
     for op in ops {
         match op {
@@ -213,15 +222,18 @@ impl Changes<'_> {
     }
 
     /// Deletes what is left to be forgotten and writes the counters.
-    fn finish(mut self) -> Result<(), Fault> {
+    fn finish(mut self) -> Result<Tally, Fault> {
         self.flush()?;
+        let mut tally = Tally::default();
         for change in &self.lanes {
             if (change.rows, change.bytes, change.last) == (0, 0, 0) {
                 continue;
             }
             count(self.db, change.lane, change.rows, change.bytes, change.last)?;
+            tally.rows += change.rows;
+            tally.last = tally.last.max(change.last.cast_unsigned());
         }
-        Ok(())
+        Ok(tally)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::files::{Files, OpenFile, Opening};
 use super::open::OpenError;
+use super::salvage::{Last, Wal};
 use std::ffi::OsString;
 use std::fs::TryLockError;
 use std::io;
@@ -18,7 +19,8 @@ const EPOCH_NEW: &str = "epoch.new";
 pub(super) const DATABASE: &str = "tidegate.db";
 /// The file that holds space back for a full medium.
 pub(super) const BALLAST: &str = "ballast";
-const QUARANTINE: &str = "quarantine";
+/// SQLite's log of it.
+pub(super) const WAL: &str = "tidegate.db-wal";
 const DAMAGED: &str = "damaged";
 
 /// How the lock file begins: this, and nothing else, makes a directory ours.
@@ -46,6 +48,8 @@ pub(super) struct Life {
     pub(super) last: u64,
     /// Lives in a row, up to this one, that were neither ended in order nor lasted for long, as far as is known of it.
     pub(super) bad_lives: u32,
+    /// Databases that were lost to damage so far.
+    pub(super) losses: u64,
 }
 
 impl DataDir {
@@ -122,8 +126,9 @@ impl DataDir {
             let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
             let (epoch, last) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
             // The first versions did not count.
-            let bad_lives = numbers.next().and_then(Result::ok).unwrap_or(0);
-            Some(Life { epoch, last, bad_lives: u32::try_from(bad_lives).unwrap_or(u32::MAX) })
+            let mut count = || numbers.next().and_then(Result::ok).unwrap_or(0);
+            let bad_lives = u32::try_from(count()).unwrap_or(u32::MAX);
+            Some(Life { epoch, last, bad_lives, losses: count() })
         });
         if life.is_none() {
             tracing::warn!(path = %path.display(), "the epoch file is damaged; a new one is written");
@@ -137,7 +142,8 @@ impl DataDir {
         self.files
             .open(&new, Opening::Emptied)
             .and_then(|mut file| {
-                file.write_all(format!("{} {} {}\n", life.epoch, life.last, life.bad_lives).as_bytes())?;
+                let Life { epoch, last, bad_lives, losses } = life;
+                file.write_all(format!("{epoch} {last} {bad_lives} {losses}\n").as_bytes())?;
                 file.sync()
             })
             .and_then(|()| self.files.rename(&new, &path))
@@ -156,37 +162,23 @@ impl DataDir {
         exists(self.files(), &self.path.join(DAMAGED))
     }
 
-    /// Moves the database, its WAL and its index aside, and says where to.
-    pub(super) fn quarantine(&self, epoch: u64) -> Result<PathBuf, OpenError> {
-        let parent = self.path.join(QUARANTINE);
-        let mut path = parent.join(epoch.to_string());
-        // A life that ended between the move and its epoch left a folder of this number behind.
-        let mut again = 1;
-        while exists(self.files(), &path) {
-            again += 1;
-            path = parent.join(format!("{epoch}-{again}"));
-        }
-        create(self.files(), &path)
-            .and_then(|()| {
-                for suffix in ["", "-wal", "-shm"] {
-                    let name = format!("{DATABASE}{suffix}");
-                    match self.files.rename(&self.path.join(&name), &path.join(&name)) {
-                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                        _ => {}
-                    }
-                }
-                self.files.sync_dir(&path)?;
-                if self.is_marked_damaged() {
-                    self.files.remove(&self.path.join(DAMAGED))?;
-                }
-                self.files.sync_dir(&self.path)
-            })
-            .map_err(|source| OpenError::Directory {
-                what: "move the damaged database to",
-                path: path.clone(),
-                source,
-            })?;
-        Ok(path)
+    /// The damaged database is out of the way.
+    pub(super) fn unmark_damaged(&self) -> io::Result<()> {
+        self.files.remove(&self.path.join(DAMAGED))?;
+        self.files.sync_dir(&self.path)
+    }
+
+    /// Whether the WAL cannot be what the last life left: damaged where it was synced, or without the database that it belongs
+    /// to. SQLite passes over both in silence, and with it over what was committed.
+    pub(super) fn wal_is_damaged(&self) -> io::Result<bool> {
+        let file = match self.files.examine(&self.path.join(WAL)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let wal = Wal::read(&*file, Last::Dropped)?;
+        let database = self.files.examine(&self.path.join(DATABASE))?.len()?;
+        Ok(wal.damaged || (database == 0 && !wal.is_empty()))
     }
 }
 
@@ -200,12 +192,12 @@ pub(super) fn random_epoch(files: &dyn Files) -> Result<u64, OpenError> {
     Ok(u64::from(u32::from_le_bytes(bytes) >> 1).max(1))
 }
 
-fn exists(files: &dyn Files, path: &Path) -> bool {
+pub(super) fn exists(files: &dyn Files, path: &Path) -> bool {
     files.is_dir(path).is_ok()
 }
 
 /// Creates a directory and those above it, for nobody else to read, and syncs the entries that it made.
-fn create(files: &dyn Files, path: &Path) -> io::Result<()> {
+pub(super) fn create(files: &dyn Files, path: &Path) -> io::Result<()> {
     let missing = path.ancestors().take_while(|a| !a.as_os_str().is_empty() && !exists(files, a));
     let mut missing: Vec<&Path> = missing.collect();
     missing.reverse();

@@ -31,8 +31,12 @@ pub trait Files: Debug + Send + Sync {
     fn open(&self, path: &Path, how: Opening) -> io::Result<Box<dyn OpenFile>>;
     /// Reads the first `most` bytes of a file.
     fn read(&self, path: &Path, most: u64) -> io::Result<Vec<u8>>;
+    /// Opens a file for reading anywhere in it.
+    fn examine(&self, path: &Path) -> io::Result<Box<dyn ReadFile>>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Bytes that nobody can foresee.
     fn random(&self) -> io::Result<[u8; 4]>;
 }
@@ -58,9 +62,22 @@ pub trait OpenFile: Debug + Send {
     fn try_lock(&self) -> Result<(), TryLockError>;
     fn set_len(&self, bytes: u64) -> io::Result<()>;
     fn write_all(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Writes over the beginning of the file.
+    fn rewrite(&self, bytes: &[u8]) -> io::Result<()>;
     fn sync(&self) -> io::Result<()>;
     /// Takes so much space on the medium.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
+}
+
+/// A file that is open for reading.
+///
+/// # Errors
+/// Each operation as the file system's own.
+#[allow(missing_docs, clippy::len_without_is_empty)] // the names are those of the operations
+pub trait ReadFile: Debug + Send {
+    fn len(&self) -> io::Result<u64>;
+    /// Reads as much as there is from `at` on, and says how much that was.
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize>;
 }
 
 /// The file system.
@@ -106,12 +123,20 @@ impl Files for System {
         Ok(content)
     }
 
+    fn examine(&self, path: &Path) -> io::Result<Box<dyn ReadFile>> {
+        Ok(Box::new(File::open(path)?))
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         fs::rename(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir(path)
     }
 
     fn random(&self) -> io::Result<[u8; 4]> {
@@ -134,6 +159,10 @@ impl OpenFile for File {
         Write::write_all(self, bytes)
     }
 
+    fn rewrite(&self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, 0)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.sync_all()
     }
@@ -143,6 +172,25 @@ impl OpenFile for File {
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => fill(self, bytes),
             done => Ok(done?),
         }
+    }
+}
+
+impl ReadFile for File {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, at: u64, into: &mut [u8]) -> io::Result<usize> {
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match FileExt::read_at(self, rest, at + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
     }
 }
 

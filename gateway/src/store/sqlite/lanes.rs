@@ -20,6 +20,14 @@ pub(super) enum Unused {
     Keep,
 }
 
+/// What follows a route's name in that of the lane of what is salvaged for it. No configured name has a control character.
+const SALVAGED: &str = "\u{1F}salvaged";
+
+/// The route of a lane, and whether the lane is for what is salvaged.
+pub(super) fn route_of(name: &str) -> (&str, bool) {
+    name.strip_suffix(SALVAGED).map_or((name, false), |route| (route, true))
+}
+
 /// The lanes as they stand.
 pub(super) struct State {
     /// One for each given route; fewer when there would be more than [`LANES_MAX`].
@@ -30,6 +38,12 @@ pub(super) struct State {
     pub(super) last: Seq,
     /// The route of every lane.
     pub(super) names: BTreeMap<LaneId, String>,
+    /// Messages waiting, in all lanes.
+    pub(super) rows: u64,
+    /// Each lane's number, name and upstream.
+    pub(super) all: Vec<(i64, String, String)>,
+    /// The lane of what is salvaged for each route.
+    pub(super) salvaged: BTreeMap<String, LaneId>,
 }
 
 struct Found {
@@ -42,8 +56,15 @@ struct Found {
     last_row: Option<i64>,
 }
 
-/// Gives each route, by its name, the lane that it has, or a new one. A lane follows its route to another upstream.
-pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unused) -> Result<State, Fault> {
+/// Gives each route, by its name, the lane that it has, or a new one. A lane follows its route to another upstream. While
+/// something is to be salvaged, each route in `salvages`, as a pair of its name and its upstream's, has a lane for that, too;
+/// what is in it is nobody's yet.
+pub(super) fn assign(
+    db: &mut Connection,
+    routes: &[(&str, &str)],
+    unused: Unused,
+    salvages: &[(String, String)],
+) -> Result<State, Fault> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut last: i64 = tx
         .query_row("SELECT value FROM meta WHERE name = 'last'", [], |row| row.get(0))
@@ -53,7 +74,9 @@ pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unuse
     let mut names = BTreeMap::new();
     for mut lane in read(&tx)? {
         last = last.max(lane.last);
-        let configured = routes.iter().find(|(route, _)| *route == lane.route);
+        let (route, is_salvaged) = route_of(&lane.route);
+        let configured = routes.iter().find(|(name, _)| *name == route);
+        let awaited = is_salvaged && salvages.iter().any(|(name, _)| name == route);
         if lane.last_row.is_none() && (lane.rows, lane.bytes) != (0, 0) {
             // Counters that damage has thrown off heal when the lane is empty.
             tx.execute("UPDATE lane SET rows = 0, bytes = 0 WHERE id = ?1", [lane.id.0])?;
@@ -64,14 +87,15 @@ pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unuse
                 tx.execute("UPDATE lane SET upstream = ?2 WHERE id = ?1", params![lane.id.0, upstream])?;
                 lane.upstream = (*upstream).to_owned();
             }
-            Some(_) => {}
-            None if lane.last_row.is_none() && unused == Unused::Remove => {
+            _ if awaited => {}
+            Some(_) if !is_salvaged => {}
+            _ if lane.last_row.is_none() && unused == Unused::Remove => {
                 tx.execute("DELETE FROM lane WHERE id = ?1", [lane.id.0])?;
                 continue;
             }
-            None => {}
+            _ => {}
         }
-        names.insert(lane.id, lane.route.clone());
+        names.insert(lane.id, route_of(&lane.route).0.to_owned());
         kept.push(lane);
     }
 
@@ -79,8 +103,11 @@ pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unuse
         kept.iter().map(|lane| (lane.route.clone(), lane.id)).collect();
     let mut taken: BTreeSet<u16> = kept.iter().map(|lane| lane.id.0).collect();
     let mut ids = Vec::with_capacity(routes.len());
-    for (route, upstream) in routes {
-        let id = match by_name.get(*route) {
+    let mut salvaged = BTreeMap::new();
+    let own = routes.iter().map(|(route, upstream)| ((*route).to_owned(), *upstream));
+    let others = salvages.iter().map(|(route, upstream)| (format!("{route}{SALVAGED}"), upstream.as_str()));
+    for (number, (route, upstream)) in own.chain(others).enumerate() {
+        let id = match by_name.get(&route) {
             Some(id) => *id,
             None => {
                 let free =
@@ -91,12 +118,19 @@ pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unuse
                     params![free, route, upstream],
                 )?;
                 taken.insert(free);
-                by_name.insert((*route).to_owned(), LaneId(free));
-                names.insert(LaneId(free), (*route).to_owned());
+                by_name.insert(route.clone(), LaneId(free));
+                names.insert(LaneId(free), route_of(&route).0.to_owned());
+                let upstream = upstream.to_owned();
+                let (route, last_row) = (route.clone(), None);
+                kept.push(Found { id: LaneId(free), route, upstream, rows: 0, bytes: 0, last: 0, last_row });
                 LaneId(free)
             }
         };
-        ids.push(id);
+        if number < routes.len() {
+            ids.push(id);
+        } else {
+            salvaged.insert(route_of(&route).0.to_owned(), id);
+        }
     }
     // Whatever lanes were removed: their sequence numbers are not given again.
     tx.execute("INSERT OR REPLACE INTO meta VALUES ('last', ?1)", [last])?;
@@ -104,6 +138,8 @@ pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unuse
 
     let states = kept
         .iter()
+        // What is being salvaged into is told of when it is complete, in its order.
+        .filter(|lane| !salvaged.values().any(|id| *id == lane.id))
         .filter_map(|lane| {
             Some(LaneState {
                 lane: lane.id,
@@ -113,12 +149,41 @@ pub(super) fn assign(db: &mut Connection, routes: &[(&str, &str)], unused: Unuse
             })
         })
         .collect();
+    let rows = kept.iter().map(|lane| u64::try_from(lane.rows).unwrap_or(0)).sum();
+    let all = kept.iter().map(|lane| (lane.id.0.into(), lane.route.clone(), lane.upstream.clone())).collect();
     let orphans = kept
         .into_iter()
-        .filter(|lane| lane.last_row.is_some() && routes.iter().all(|(route, _)| *route != lane.route))
-        .map(|lane| Orphan { lane: lane.id, route: lane.route, upstream: lane.upstream })
+        .filter(|lane| {
+            let awaited = salvaged.values().any(|id| *id == lane.id);
+            (lane.last_row.is_some() || awaited) && routes.iter().all(|(route, _)| *route != lane.route)
+        })
+        .map(|lane| {
+            let (route, salvaged) = route_of(&lane.route);
+            Orphan { lane: lane.id, route: route.to_owned(), upstream: lane.upstream, salvaged }
+        })
         .collect();
-    Ok(State { lanes: Lanes { ids, orphans }, states, last: Seq(last.cast_unsigned()), names })
+    Ok(State {
+        lanes: Lanes { ids, orphans },
+        states,
+        last: Seq(last.cast_unsigned()),
+        names,
+        rows,
+        all,
+        salvaged,
+    })
+}
+
+/// What waits in a lane; `None` for nothing.
+pub(super) fn state(db: &Connection, lane: LaneId) -> Result<Option<LaneState>, Fault> {
+    let found = read(db)?.into_iter().find(|found| found.id == lane);
+    Ok(found.and_then(|found| {
+        Some(LaneState {
+            lane,
+            last: row::seq_of(found.last_row?),
+            rows: u64::try_from(found.rows).unwrap_or(0),
+            bytes: u64::try_from(found.bytes).unwrap_or(0),
+        })
+    }))
 }
 
 /// Reads all lanes, and where each one's rows end: one step down the tree for each, however many rows there are.

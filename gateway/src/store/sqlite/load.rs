@@ -4,7 +4,7 @@ use super::commit::count;
 use super::fault::Fault;
 use super::row::{self, COLUMNS};
 use crate::store::Page;
-use rusqlite::{Connection, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use tidegate_engine::id::{LaneId, Seq};
 
 /// Reads one page; gives it with the keys of the damaged rows that it met.
@@ -44,6 +44,28 @@ pub(super) fn page(
     Ok((page, damaged))
 }
 
+/// At the end of a lane: rows that its counter has and that are not there. Damage to a page can hide them without SQLite's
+/// noticing. The counter is put right.
+pub(super) fn missing(db: &mut Connection, lane: LaneId) -> Result<u64, Fault> {
+    let (Some(low), Some(high)) = (row::key(lane, Seq(0)), row::key(lane, Seq::MAX)) else { return Ok(0) };
+    let counted: Option<i64> = db
+        .prepare_cached("SELECT rows FROM lane WHERE id = ?1")?
+        .query_row([lane.0], |row| row.get(0))
+        .optional()?;
+    let counted = counted.unwrap_or(0);
+    if counted <= 0 {
+        return Ok(0);
+    }
+    // What is left of a lane at its end is what the engine has in memory: little.
+    let there: i64 = db
+        .prepare_cached("SELECT count(*) FROM message WHERE key BETWEEN ?1 AND ?2")?
+        .query_row([low, high], |row| row.get(0))?;
+    if there < counted {
+        count(db, lane, there - counted, 0, 0)?;
+    }
+    Ok((counted - there).max(0).cast_unsigned())
+}
+
 /// Moves damaged rows, as they are, out of the way of what is read.
 pub(super) fn move_away(db: &mut Connection, lane: LaneId, keys: &[i64]) -> Result<(), Fault> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -56,8 +78,8 @@ pub(super) fn move_away(db: &mut Connection, lane: LaneId, keys: &[i64]) -> Resu
         let mut delete = tx.prepare_cached("DELETE FROM message WHERE key = ?1")?;
         let mut bytes_gone = 0;
         for key in keys {
-            bytes_gone +=
-                bytes.query_row([key], |row| Ok(row.get::<_, i64>(0).unwrap_or(0)))?.clamp(0, 1 << 32);
+            let found = bytes.query_row([key], |row| Ok(row.get::<_, i64>(0).unwrap_or(0))).optional()?;
+            bytes_gone += found.ok_or(Fault::Misplaced)?.clamp(0, 1 << 32);
             keep.execute(params![key, super::now_ms()])?;
             delete.execute([key])?;
         }

@@ -5,7 +5,9 @@ use super::dir::{self, BALLAST, DataDir, Life};
 use super::fault::Fault;
 use super::files::{Files, System};
 use super::migrate::{self, SCHEMA_VERSION};
+use super::salvage::{self, Progress, Salvager};
 use super::space::Space;
+use super::watermark::{Reached, Watermark};
 use super::{Sizes, SqliteStore, lanes, row};
 use crate::store::{Lanes, Orphan};
 use bytes::Bytes;
@@ -33,6 +35,9 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How far the sequence numbers jump when the database is lost: more than one life accepts (at 100,000 messages/s, 127 days),
 /// so that what is salvaged later keeps its place before what comes now.
 const JUMP_AFTER_LOSS: u64 = 1 << 40;
+
+/// How far the numbers of dead letters jump then, so that those that are salvaged keep theirs.
+const DEAD_LETTERS_JUMP: u64 = 1_000_000_000;
 
 /// Why the store cannot be opened. The operator must act, except where the text says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,10 @@ pub enum OpenError {
         lanes::LANES_MAX
     )]
     TooManyRoutes,
+    /// One database after the other was damaged.
+    #[error("the medium under {} has damaged so many databases that no more are put there before they are salvaged: \
+             replace the medium, then start again with this directory copied to the new one", path.display())]
+    QuarantineFull { path: PathBuf },
     /// Anything else that SQLite says.
     #[error("cannot open the store in {}: {text}", path.display())]
     Database { path: PathBuf, text: String },
@@ -96,8 +105,10 @@ pub struct Opened {
     pub lanes: Vec<LaneId>,
     /// Lanes with messages whose route is no longer configured.
     pub orphans: Vec<Orphan>,
-    /// Where a damaged database was moved to; what it held is not in this store.
+    /// Where a damaged database was moved to; what is whole in it is salvaged while the store is used.
     pub quarantined: Option<PathBuf>,
+    /// How that goes.
+    pub progress: Progress,
     /// Keyed records that were damaged and have been moved away.
     pub damaged_records: u64,
 }
@@ -122,13 +133,16 @@ pub fn open_on(
     sizes: Sizes,
 ) -> Result<Opened, OpenError> {
     let dir = DataDir::claim(files, dir)?;
-    let prepare = |path, life| prepare(dir.files(), planted, path, life, routes, sizes);
+    let prepare = |path, life| prepare(&dir, planted, path, life, routes, sizes);
     let life = dir.life()?;
-    let path = dir.create_database()?;
     let mut quarantined = None;
-    let mut found = if dir.is_marked_damaged() { Err(Failure::Damaged) } else { prepare(&path, life) };
+    // SQLite passes over a damaged WAL in silence, so it is not asked.
+    let damaged = dir.is_marked_damaged() || dir.wal_is_damaged().unwrap_or(false);
+    let path = dir.create_database()?;
+    let mut found = if damaged { Err(Failure::Damaged) } else { prepare(&path, life) };
     if found.as_ref().err().is_some_and(Failure::is_corruption) {
         let to = dir.quarantine(life.map_or(0, |life| life.epoch))?;
+        let to = to.path().to_path_buf();
         tracing::error!(moved_to = %to.display(), "the database is damaged; going on with a new one");
         quarantined = Some(to);
         dir.create_database()?;
@@ -139,7 +153,7 @@ pub fn open_on(
         Failure::Fault(fault) => OpenError::Database { path: path.clone(), text: fault.to_string() },
         Failure::Damaged => OpenError::Database { path: path.clone(), text: "it is damaged".to_owned() },
     })?;
-    let Prepared { db, state, last_epoch, records, damaged_records } = found;
+    let Prepared { db, state, last_epoch, records, damaged_records, losses } = found;
 
     // The epoch moves on, durably, before anything is accepted in this life.
     let epoch = match last_epoch.max(life.map_or(0, |life| life.epoch)) {
@@ -147,37 +161,63 @@ pub fn open_on(
         last => last + 1,
     };
     let bad_lives = life.map_or(0, |life| life.bad_lives);
-    let life = Life { epoch, last: state.last.0, bad_lives: bad_lives.saturating_add(1) };
-    match dir.begin_life(life) {
+    let life = Life { epoch, last: state.last.0, bad_lives: bad_lives.saturating_add(1), losses };
+    let begin = || {
+        let lanes = state.all.iter().map(|(id, route, upstream)| (*id, &**route, &**upstream));
+        dir.note_lanes(lanes).map_err(|source| OpenError::Directory {
+            what: "write in",
+            path: dir.path().to_path_buf(),
+            source,
+        })?;
+        dir.begin_life(life)
+    };
+    match begin() {
         Err(OpenError::Directory { source, .. }) if source.kind() == io::ErrorKind::StorageFull => {
             // The WAL of a life that ended without closing it is the only room left.
             db.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::TRUNCATE)
                 .map_err(|error| OpenError::Database { path: path.clone(), text: error.to_string() })?;
-            dir.begin_life(life)?;
+            begin()?;
         }
         done => done?,
     }
     db.execute("INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)", [epoch.cast_signed()])
         .map_err(|error| OpenError::Database { path: path.clone(), text: error.to_string() })?;
 
+    // That commit has synced whatever the last life left unsynced.
+    let watermark = Watermark::open(dir.files(), &dir.watermark(), Reached::of(&state));
+    if let Err(error) = &watermark {
+        tracing::warn!(%error, "cannot write down beside the database how far it has come; damage is noticed less often");
+    }
     let space = Space::new(&db, sizes, dir.files(), &dir.path().join(BALLAST))
         .map_err(|fault| OpenError::Database { path: path.clone(), text: fault.to_string() })?;
-    let lanes::State { lanes: Lanes { ids, orphans }, states, last, names } = state;
+    let progress = Progress::default();
+    let salvager = Salvager::new(&dir, state.salvaged, routes, progress.clone());
+    if let Err(error) = dir.bound_quarantine(sizes.file_bytes) {
+        tracing::warn!(%error, "an old salvaged database cannot be removed");
+    }
+    let lanes::State { lanes: Lanes { ids, orphans }, states, last, names, .. } = state;
+    let store = SqliteStore {
+        db,
+        names,
+        routes: ids.clone(),
+        space,
+        life: Some((life, Instant::now())),
+        watermark: watermark.ok(),
+        salvager,
+        losses: salvage::noted(&records),
+        when_damaged: None,
+        quarantine_bytes: sizes.file_bytes,
+        dir,
+        planted,
+    };
     Ok(Opened {
-        store: SqliteStore {
-            db,
-            names,
-            routes: ids.clone(),
-            space,
-            life: Some((life, Instant::now())),
-            dir,
-            planted,
-        },
+        store,
         recovered: Recovered { lanes: states, last, records, bad_lives },
         epoch,
         lanes: ids,
         orphans,
         quarantined,
+        progress,
         damaged_records,
     })
 }
@@ -188,6 +228,8 @@ struct Prepared {
     last_epoch: u64,
     records: Vec<(RecordKey, Bytes)>,
     damaged_records: u64,
+    /// Databases lost to damage, this time's included.
+    losses: u64,
 }
 
 enum Failure {
@@ -217,7 +259,7 @@ impl<E: Into<Fault>> From<E> for Failure {
 
 /// Everything that reads the database: whatever of it finds damage, the file goes to quarantine.
 fn prepare(
-    files: &dyn Files,
+    dir: &DataDir,
     planted: Planted,
     path: &Path,
     life: Option<Life>,
@@ -227,13 +269,13 @@ fn prepare(
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_PRIVATE_CACHE;
-    let mut db = match files.vfs() {
+    let mut db = match dir.files().vfs() {
         None => Connection::open_with_flags(path, flags)?,
         Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs)?,
     };
-    match examine(&mut db, planted, path, life, routes, sizes) {
-        Ok((state, last_epoch, records, damaged_records)) => {
-            Ok(Prepared { db, state, last_epoch, records, damaged_records })
+    match examine(&mut db, dir, planted, path, life, routes, sizes) {
+        Ok(Examined { state, last_epoch, records, damaged_records, losses }) => {
+            Ok(Prepared { db, state, last_epoch, records, damaged_records, losses })
         }
         Err(failure) => {
             // Closing must not work on a damaged file: quarantine keeps it, with its WAL, as it was found.
@@ -243,10 +285,17 @@ fn prepare(
     }
 }
 
-type Examined = (lanes::State, u64, Vec<(RecordKey, Bytes)>, u64);
+struct Examined {
+    state: lanes::State,
+    last_epoch: u64,
+    records: Vec<(RecordKey, Bytes)>,
+    damaged_records: u64,
+    losses: u64,
+}
 
 fn examine(
     db: &mut Connection,
+    dir: &DataDir,
     planted: Planted,
     path: &Path,
     life: Option<Life>,
@@ -265,20 +314,59 @@ fn examine(
     if version > SCHEMA_VERSION {
         return Err(Failure::Open(OpenError::Newer { path: path.to_path_buf(), found: version }));
     }
+    // Before anything is written over what could be salvaged.
+    if !empty && is_behind(db, dir)? {
+        return Err(Failure::Damaged);
+    }
     set_pragmas(db, planted, path, sizes)?;
     if empty {
         make_schema(db, life)?;
     } else {
         migrate::upgrade(db, version)?;
     }
+    settle(db)?;
+    let known = life.map_or(0, |life| life.losses);
+    let losses = if salvage::records(db, dir, known + 1)? { known + 1 } else { known };
     let (records, damaged_records) = load_records(db)?;
-    let state = lanes::assign(db, routes, lanes::Unused::Remove)?;
+    let state = lanes::assign(db, routes, lanes::Unused::Remove, &salvage::routes(dir, routes))?;
     if state.lanes.ids.len() != routes.len() {
         return Err(Failure::Open(OpenError::TooManyRoutes));
     }
     let last_epoch: Option<i64> =
         db.query_row("SELECT value FROM meta WHERE name = 'epoch'", [], |row| row.get(0)).optional()?;
-    Ok((state, last_epoch.unwrap_or(0).cast_unsigned(), records, damaged_records))
+    let last_epoch = last_epoch.unwrap_or(0).cast_unsigned();
+    Ok(Examined { state, last_epoch, records, damaged_records, losses })
+}
+
+/// Writes back what the last life left in the WAL. A sync that failed there may have left frames that stand in the kernel's memory
+/// and not on the medium, and that no later sync brings there; nothing of this life may rest on them. (Within a life SQLite
+/// writes what it could not sync anew: frames of a failed commit are written over, pages of a failed write-back written again.)
+fn settle(db: &Connection) -> Result<(), Fault> {
+    match db.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::PASSIVE).map_err(Fault::from) {
+        // Without room the file cannot grow by it; the start makes room, and what is deleted first is written back later.
+        Err(fault) if fault.is_full() => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// Whether commits are missing that had been done.
+fn is_behind(db: &Connection, dir: &DataDir) -> Result<bool, Fault> {
+    let reached = Reached::read(dir.files(), &dir.watermark()).ok().flatten().unwrap_or_default();
+    let last: i64 = db.query_row(
+        "SELECT max((SELECT ifnull(max(last), 0) FROM lane),
+                    ifnull((SELECT value FROM meta WHERE name = 'last'), 0))",
+        [],
+        |row| row.get(0),
+    )?;
+    let behind = last.cast_unsigned() < reached.last;
+    if behind {
+        tracing::error!(
+            stands_at = last,
+            had_reached = reached.last,
+            "the database lacks commits that had been done: its file or its WAL is damaged"
+        );
+    }
+    Ok(behind)
 }
 
 /// Sets what safety and speed rest on, and reads it back: SQLite ignores in silence what it cannot do.
@@ -353,6 +441,8 @@ fn make_schema(db: &mut Connection, life: Option<Life>) -> Result<(), Fault> {
         // There was a database before this one.
         let last = (life.last + JUMP_AFTER_LOSS).min(Seq::MAX.0);
         tx.execute("INSERT INTO meta VALUES ('last', ?1)", [last.cast_signed()])?;
+        let letters = (life.losses + 1).saturating_mul(DEAD_LETTERS_JUMP).min(1 << 62);
+        tx.execute("INSERT INTO sqlite_sequence VALUES ('dead_letter', ?1)", [letters.cast_signed()])?;
     }
     Ok(tx.commit()?)
 }

@@ -192,7 +192,8 @@ pub(super) fn read(row: &Row<'_>) -> rusqlite::Result<Option<Message>> {
     Ok(check(&values))
 }
 
-fn check(values: &[ValueRef<'_>; 14]) -> Option<Message> {
+/// The message in the values of a row of [`COLUMNS`]; `None` when it is damaged.
+pub(super) fn check(values: &[ValueRef<'_>; 14]) -> Option<Message> {
     let int = |v: ValueRef<'_>| v.as_i64().ok();
     let fields = Fields {
         key: int(values[0])?,

@@ -13,7 +13,8 @@
 //! by the byte pays for, and brokers parse it. Always: `received` (milliseconds since 1970, long). `clock` = `unsynchronised` when that
 //! time is not to be believed; `topic` (long string) when the routing key is not the topic with `.` for `/`; `device` (long string)
 //! when the message id leaves it out; `qos` (long) when it is not 1; `x-resend` = true when the consumer may have the message already; `x-tombstone` = true
-//! on what is no device's message but tells of lost ones (see `tidegate_engine`'s ledger); `mqtt.expiry` (seconds, long),
+//! on what is no device's message but tells of lost ones (see `tidegate_engine`'s ledger); `x-salvaged` = true when it comes late
+//! from a damaged store, of which others may be lost; `mqtt.expiry` (seconds, long),
 //! `mqtt.utf8` = true (Payload Format Indicator), `coap.content-format` (long) where given. Each MQTT user property becomes the header
 //! `mqtt.user.NAME`, a long string, or an array of them in their order when the name comes more than once.
 
@@ -153,6 +154,9 @@ fn properties(
         }
         if message.source == Source::Gateway {
             header::boolean(out, "x-tombstone", true);
+        }
+        if publication.salvaged {
+            header::boolean(out, "x-salvaged", true);
         }
         if let Some(given) = &message.properties {
             carried.headers(out, given);
@@ -352,6 +356,7 @@ mod tests {
             routing_key: "sensors.a".to_owned(),
             senml: tidegate_engine::event::Senml::Untouched,
             resend: false,
+            salvaged: false,
         }
     }
 

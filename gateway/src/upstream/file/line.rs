@@ -11,6 +11,7 @@ pub(super) fn append(lines: &mut Vec<u8>, gateway: &GatewayId, publication: &Pub
     let key = publication.routing_key.as_str();
     line.routing_key = (!is_topic_with_dots(key, publication.message.topic.as_str())).then_some(key);
     line.resend |= publication.resend;
+    line.salvaged = publication.salvaged;
     let before = lines.len();
     // Text and numbers into memory: nothing can fail. Were it to, half a line must not stay.
     if serde_json::to_writer(&mut *lines, &line).is_err() {
