@@ -119,8 +119,7 @@ enum Ask {
     Snapshot(oneshot::Sender<Box<Snapshot>>),
     Reload(Box<Setup>),
     Audit(String),
-    Lanes { routes: Vec<(String, String)>, answer: oneshot::Sender<Result<Lanes, StoreFault>> },
-    Letters { letters: Vec<LetterId>, answer: oneshot::Sender<Result<Vec<Letter>, StoreFault>> },
+    Order(Order),
     Operator(Input),
     GiveBack,
     Stop,
@@ -150,21 +149,36 @@ impl Handle {
     /// What the store says; `None` when the driver has stopped.
     pub async fn lanes(&self, routes: Vec<(String, String)>) -> Result<Lanes, Option<StoreFault>> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Ask::Lanes { routes, answer }).await.map_err(|_| None)?;
+        self.0.send(Ask::Order(Order::Lanes { routes, answer })).await.map_err(|_| None)?;
         answered.await.map_err(|_| None)?.map_err(Some)
     }
 
-    /// Looks at dead letters, behind everything that has been ordered from the store.
+    /// Looks at dead letters, behind everything that has been ordered from the store: at most `bytes` of footprint beyond the first.
     ///
     /// # Errors
     /// What the store says; `None` when the driver has stopped.
-    pub async fn letters(&self, letters: Vec<LetterId>) -> Result<Vec<Letter>, Option<StoreFault>> {
+    pub async fn letters(
+        &self,
+        letters: Vec<LetterId>,
+        bytes: usize,
+    ) -> Result<Vec<Letter>, Option<StoreFault>> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Ask::Letters { letters, answer }).await.map_err(|_| None)?;
+        self.0.send(Ask::Order(Order::Letters { letters, bytes, answer })).await.map_err(|_| None)?;
         answered.await.map_err(|_| None)?.map_err(Some)
     }
 
-    /// Has dead letters sent again, each on its lane, as far as there is room; [`letters`](Self::letters) tells which are through.
+    /// Which dead letters are there, behind everything that has been ordered from the store.
+    ///
+    /// # Errors
+    /// What the store says; `None` when the driver has stopped.
+    pub async fn letters_there(&self, letters: Vec<LetterId>) -> Result<Vec<LetterId>, Option<StoreFault>> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send(Ask::Order(Order::LettersThere { letters, answer })).await.map_err(|_| None)?;
+        answered.await.map_err(|_| None)?.map_err(Some)
+    }
+
+    /// Has dead letters sent again, each on its lane, as far as there is room; [`letters_there`](Self::letters_there) tells which are
+    /// through.
     pub async fn requeue(&self, letters: Vec<(LetterId, LaneId, Arc<Message>)>) {
         let _ = self.0.send(Ask::Operator(Input::Requeue { letters })).await; // A driver that has stopped has them still.
     }
@@ -468,8 +482,7 @@ impl<S: Store + Send + 'static> Driver<S> {
             }
             Ask::Audit(what) => self.parts.audit.configured(&what),
             Ask::GiveBack => memory::give_back(),
-            Ask::Lanes { routes, answer } => self.order_store(Order::Lanes { routes, answer }),
-            Ask::Letters { letters, answer } => self.order_store(Order::Letters { letters, answer }),
+            Ask::Order(order) => self.order_store(order),
             Ask::Operator(input) => self.parts.engine.handle(now, input),
             Ask::Stop => {
                 self.stopping = true;

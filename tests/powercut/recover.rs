@@ -138,7 +138,13 @@ fn drain(
             Output::Load { lane, after, messages, bytes } => {
                 let page = store.load(lane, after, messages, bytes);
                 let page = page.map_err(|fault| format!("corrupt: {lane:?} cannot be read: {fault:?}"))?;
-                Input::Loaded { lane, messages: page.messages, damaged: page.damaged, upto: page.upto }
+                Input::Loaded {
+                    lane,
+                    messages: page.messages,
+                    damaged: page.damaged,
+                    note: page.note,
+                    upto: page.upto,
+                }
             }
             Output::Commit(batch) => {
                 let done = store.commit(&batch.ops);

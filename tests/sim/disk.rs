@@ -342,7 +342,7 @@ impl Store for Disk {
         Ok(self.assign(routes))
     }
 
-    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+    fn letters(&mut self, letters: &[LetterId], bytes: usize) -> Result<Vec<Letter>, StoreFault> {
         let found = letters.iter().filter_map(|id| self.dead.iter().find(|dead| dead.id == *id));
         let letter = |dead: &DeadLetter| Letter {
             id: dead.id,
@@ -350,6 +350,18 @@ impl Store for Disk {
             lane: Some(dead.lane).filter(|lane| self.lanes.contains_key(lane)),
             message: Some(Arc::clone(&dead.message)),
         };
-        Ok(found.map(letter).collect())
+        let mut left = bytes;
+        let mut first = true;
+        let fits = |dead: &&DeadLetter| {
+            let footprint = dead.message.footprint();
+            let fits = std::mem::take(&mut first) || footprint <= left;
+            left = left.saturating_sub(footprint);
+            fits
+        };
+        Ok(found.take_while(fits).map(letter).collect())
+    }
+
+    fn letters_there(&mut self, letters: &[LetterId]) -> Result<Vec<LetterId>, StoreFault> {
+        Ok(letters.iter().filter(|id| self.dead.iter().any(|dead| dead.id == **id)).copied().collect())
     }
 }

@@ -6,7 +6,7 @@ pub(super) fn input(input: &Input) -> String {
     match input {
         Input::Received { conn, bytes } => format!("Received {conn:?} {}", hex(bytes)),
         Input::Datagram { endpoint, bytes, .. } => format!("Datagram {} {}", endpoint.peer, hex(bytes)),
-        Input::Loaded { lane, messages, damaged, upto } => {
+        Input::Loaded { lane, messages, damaged, note: _, upto } => {
             let ids: Vec<_> = messages.iter().map(|message| message.id.seq.0).collect();
             format!("Loaded {lane:?} {ids:?}, {damaged} damaged, up to {upto:?}")
         }

@@ -79,6 +79,7 @@ impl World {
                         lane,
                         messages: page.messages,
                         damaged: page.damaged,
+                        note: page.note,
                         upto: page.upto,
                     },
                     Err(fault) => Input::LoadFailed { lane, fault },

@@ -219,11 +219,11 @@ mod points {
 
     pub fn forgetting_leaves_the_others(medium: &mut dyn Medium) {
         let (mut store, lane, _) = open(medium);
-        store.commit(&(1..=300).map(|n| insert(lane, n)).collect::<Vec<_>>()).unwrap();
+        store.commit(&(1..=300).map(|n| insert(lane, n)).collect::<Vec<_>>(), usize::MAX).unwrap();
         // Ranges, gaps, single ones, out of order, one of them twice, in one batch.
         let gone: Vec<u64> =
             (1..=40).chain([299, 300, 300, 200, 50, 52, 54]).chain((100..=150).rev()).collect();
-        store.commit(&gone.iter().map(|n| forget(lane, *n)).collect::<Vec<_>>()).unwrap();
+        store.commit(&gone.iter().map(|n| forget(lane, *n)).collect::<Vec<_>>(), usize::MAX).unwrap();
         let left: Vec<u64> = (1..=300).filter(|n| !gone.contains(n)).collect();
         assert_eq!(seqs(&mut *store, lane), left);
         drop(store);
@@ -328,7 +328,7 @@ mod points {
         store.commit(&[insert(lane, 1), insert(lane, 2), insert(lane, 3)]).unwrap();
         store.commit(&[bury(lane, 2)]).unwrap();
         let all: Vec<LetterId> = (1..=9).map(LetterId).collect();
-        let letters = store.letters(&all).unwrap();
+        let letters = store.letters(&all, usize::MAX).unwrap();
         assert_eq!(letters.len(), 1, "the others are not there");
         let letter = &letters[0];
         assert_eq!((letter.lane, letter.route.as_str()), (Some(lane), "first"));
@@ -343,14 +343,14 @@ mod points {
         assert_eq!(opened.recovered.lanes[0].rows, 3);
         let mut store = opened.store;
         same(&super::all(&mut *store, lane), &[message(1), marked, message(3)]);
-        assert!(store.letters(&all).unwrap().is_empty());
+        assert!(store.letters(&all, usize::MAX).unwrap().is_empty());
     }
 
     pub fn a_dead_letter_that_is_purged_is_gone_for_good(medium: &mut dyn Medium) {
         let (mut store, lane, _) = open(medium);
         store.commit(&[bury(lane, 1), bury(lane, 2)]).unwrap();
         let ids = |store: &mut dyn Store| {
-            let found = store.letters(&(1..=9).map(LetterId).collect::<Vec<_>>()).unwrap();
+            let found = store.letters(&(1..=9).map(LetterId).collect::<Vec<_>>(), usize::MAX).unwrap();
             found.into_iter().map(|letter| letter.id).collect::<Vec<_>>()
         };
         let there = ids(&mut *store);

@@ -25,8 +25,12 @@ impl Store for Model {
         self.0.borrow_mut().lanes(routes)
     }
 
-    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
-        self.0.borrow_mut().letters(letters)
+    fn letters(&mut self, letters: &[LetterId], bytes: usize) -> Result<Vec<Letter>, StoreFault> {
+        self.0.borrow_mut().letters(letters, bytes)
+    }
+
+    fn letters_there(&mut self, letters: &[LetterId]) -> Result<Vec<LetterId>, StoreFault> {
+        self.0.borrow_mut().letters_there(letters)
     }
 }
 

@@ -25,7 +25,7 @@ fn said(inputs: &mut Receiver<Input>) -> String {
     match inputs.blocking_recv() {
         Some(Input::Committed { batch }) => format!("committed {}", batch.0),
         Some(Input::CommitFailed { batch, fault }) => format!("failed {} {fault:?}", batch.0),
-        Some(Input::Loaded { lane, messages, damaged: 0, upto }) => {
+        Some(Input::Loaded { lane, messages, damaged: 0, note: None, upto }) => {
             format!("loaded {} {} {:?}", lane.0, messages.len(), upto.map(|s| s.0))
         }
         Some(Input::LoadFailed { lane, fault }) => format!("load failed {} {fault:?}", lane.0),
@@ -113,7 +113,11 @@ impl Store for Fragile {
         Ok(Lanes::default())
     }
 
-    fn letters(&mut self, _: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+    fn letters(&mut self, _: &[LetterId], _: usize) -> Result<Vec<Letter>, StoreFault> {
+        Ok(Vec::new())
+    }
+
+    fn letters_there(&mut self, _: &[LetterId]) -> Result<Vec<LetterId>, StoreFault> {
         Ok(Vec::new())
     }
 }

@@ -173,6 +173,8 @@ pub enum Input {
         messages: Vec<Message>,
         /// Rows left out because they were damaged; the store has moved them away.
         damaged: u64,
+        /// The record in which the store has noted them until the ledger has them, as in [`Lost`](Self::Lost).
+        note: Option<RecordKey>,
         /// The last sequence number that was looked at, damaged rows included; `None` when there was none above `after`.
         upto: Option<Seq>,
     },

@@ -18,8 +18,10 @@ impl Engine {
         let flights = self.delivery.down(upstream);
         for (tag, flight) in flights {
             self.careful_through(tag);
-            // Either a tombstone or a message.
-            self.ledger.unsettled(self.now.instant, tag);
+            if self.ledger.has(tag) {
+                self.ledger.unsettled(self.now.instant, tag);
+                continue;
+            }
             if self.planted.is(Mutant::NoResend) {
                 let consequence = self.spool.confirmed(flight.lane, flight.seq);
                 self.follow(Consequence { safe: None, ..consequence }, false);

@@ -114,6 +114,15 @@ impl<W> Journal<W> {
         self.items.push_back(item);
     }
 
+    /// Puts changes before all that wait: those that take away what is on the medium, which nothing that waits concerns. In a full
+    /// store they would wait for ever behind what needs the room that they make.
+    pub(crate) fn push_first(&mut self, items: Vec<Item<W>>) {
+        for item in items.into_iter().rev() {
+            self.record_bytes += item.record_bytes();
+            self.items.push_front(item);
+        }
+    }
+
     /// The memory that changes of records take while they wait or run, in bytes. (Messages are counted by the spool.)
     pub(crate) fn record_bytes(&self) -> usize {
         self.record_bytes
@@ -175,8 +184,11 @@ impl<W> Journal<W> {
         if !room_first {
             let mut bytes = 0;
             let mut joined = false;
+            // In a full store what makes room goes alone: with what takes it the commit would fail.
+            let alone = self.full && self.items.front().is_some_and(|item| item.op.takes_away());
             while let Some(item) = self.items.front() {
-                if !joined && (items.len() >= self.commit_ops || bytes > self.commit_bytes) {
+                let enough = items.len() >= self.commit_ops || bytes > self.commit_bytes;
+                if !joined && (enough || (alone && !items.is_empty())) {
                     break;
                 }
                 joined = item.joined;

@@ -68,10 +68,11 @@ pub(crate) struct Suspects {
 }
 
 impl Suspects {
-    /// Whether the next loaded message is one of them.
-    pub(crate) fn take_one(&mut self, seq: Seq) -> bool {
-        let is_one = self.left > 0 && seq <= self.upto;
-        self.left = self.left.saturating_sub(1);
+    /// Whether the next loaded message is one of them. One that is marked as it is (a dead letter sent again, which may have come among
+    /// them later) uses up nobody's place.
+    pub(crate) fn take_one(&mut self, message: &Message) -> bool {
+        let is_one = self.left > 0 && message.id.seq <= self.upto;
+        self.left = self.left.saturating_sub(u64::from(!message.duplicate));
         is_one
     }
 }

@@ -77,6 +77,8 @@ struct Open {
     due: Instant,
     /// It has changed since it was written.
     dirty: bool,
+    /// The store has a record of it, or is to have one.
+    written: bool,
 }
 
 /// Where a tombstone stands.
@@ -141,7 +143,7 @@ impl Ledger {
                     resend: true,
                 }),
                 None => {
-                    ledger.open.insert(common, Open { id, amount, due: now, dirty: false });
+                    ledger.open.insert(common, Open { id, amount, due: now, dirty: false, written: true });
                 }
             }
         }
@@ -168,7 +170,7 @@ impl Ledger {
             open.dirty = true;
             return;
         }
-        let open = Open { id: next(), amount, due: now.after(self.due_after), dirty: true };
+        let open = Open { id: next(), amount, due: now.after(self.due_after), dirty: true, written: false };
         self.open.insert(common, open);
         while self.open.len() > self.entries && self.merge() {}
     }
@@ -189,7 +191,8 @@ impl Ledger {
             for member in members {
                 merged.amount.add(member.amount);
                 merged.due = merged.due.min(member.due);
-                self.merged.push(member.id);
+                // While commits fail nothing is written, and nothing to be removed piles up.
+                self.merged.extend(member.written.then_some(member.id));
             }
             merged.dirty = true;
             self.open.insert(coarser, merged);
@@ -203,6 +206,7 @@ impl Ledger {
         let mut ops: Vec<Op> = self.merged.drain(..).map(|id| Op::Remove { key: key(id) }).collect();
         for (common, open) in self.open.iter_mut().filter(|(_, open)| open.dirty) {
             open.dirty = false;
+            open.written = true;
             ops.push(Op::Put { key: key(open.id), value: encode(common, open.amount, None) });
         }
         ops

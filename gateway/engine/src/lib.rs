@@ -214,8 +214,8 @@ impl Engine {
                 self.committed(batch);
             }
             Input::CommitFailed { batch, fault } => self.commit_failed(batch, fault),
-            Input::Loaded { lane, messages, damaged, upto } => {
-                self.lost(Loss::damage(lane, damaged), None);
+            Input::Loaded { lane, messages, damaged, note, upto } => {
+                self.lost(Loss::damage(lane, damaged), note.map(|key| Op::Remove { key }));
                 if let Some(index) = self.spool.index(lane) {
                     self.spool.loaded(index, messages, damaged, upto);
                 }

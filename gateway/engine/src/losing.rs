@@ -78,14 +78,19 @@ impl Engine {
         }
         // What takes away goes first: in a full store it makes the room for the rest.
         let mut ops = std::mem::take(&mut self.with_losses);
+        let makes_room = !joined && !ops.is_empty();
         ops.extend(self.ledger.changes());
         let Some(last) = ops.pop() else { return };
         self.losses_ordered.push_back(std::mem::take(&mut self.after_losses));
         let apart = self.planted.is(Mutant::DiscardApart);
-        for op in ops {
-            self.journal.push(Item { op, waiter: None, joined: !apart });
+        let mut items: Vec<_> =
+            ops.into_iter().map(|op| Item { op, waiter: None, joined: !apart }).collect();
+        items.push(Item { op: last, waiter: Some(Waiter::Losses), joined });
+        if makes_room {
+            self.journal.push_first(items);
+        } else {
+            items.into_iter().for_each(|item| self.journal.push(item));
         }
-        self.journal.push(Item { op: last, waiter: Some(Waiter::Losses), joined });
     }
 
     /// What was ordered first is durable.

@@ -506,7 +506,7 @@ impl Spool {
         lane.stats.waiting = lane.stats.waiting.saturating_sub(damaged);
         lane.lost_on_disk(damaged);
         for message in messages {
-            let resend = lane.suspects.take_one(message.id.seq) || lane.salvaged;
+            let resend = lane.suspects.take_one(&message) || lane.salvaged;
             let entry = Entry {
                 seq: message.id.seq,
                 message: Arc::new(message),

@@ -241,7 +241,7 @@ fn what_waits_in_a_lane_that_a_reload_brings_back_is_delivered_before_what_comes
     assert_eq!(sent, [(Seq(3), true), (Seq(5), true)]);
     bench.on(Input::Committed { batch: batch.id });
     let outputs =
-        bench.on(Input::Loaded { lane: back, messages: vec![stored(21)], damaged: 0, upto: Some(Seq(21)) });
+        bench.on(Input::Loaded { lane: back, messages: vec![stored(21)], damaged: 0, note: None, upto: Some(Seq(21)) });
     assert_eq!(publications(&outputs).len(), 1);
     let lane = bench.engine.stats().lanes[1].clone();
     assert_eq!((lane.waiting, lane.on_disk), (3, 3));
@@ -252,7 +252,7 @@ fn a_new_route_of_a_reload_soon_relays_without_the_disk() {
     let mut bench = Bench::new(setup(Vec::new()), Recovered { last: Seq(20), ..Recovered::default() });
     bench.on(Input::UpstreamUp { upstream: UPSTREAM });
     bench.on(Input::Reload(Box::new(setup(vec![route(LANE, "#", relay())]))));
-    bench.on(Input::Loaded { lane: LANE, messages: Vec::new(), damaged: 0, upto: None });
+    bench.on(Input::Loaded { lane: LANE, messages: Vec::new(), damaged: 0, note: None, upto: None });
     let outputs = bench.post(1);
     assert_eq!((publications(&outputs).len(), commits(&outputs).len()), (1, 0));
 }
@@ -266,7 +266,7 @@ fn counters_that_damage_has_thrown_off_heal_when_the_backlog_ends_and_devices_ma
     let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
     bench.on(Input::UpstreamUp { upstream: UPSTREAM });
     assert!(bench.engine.stats().holding);
-    bench.on(Input::Loaded { lane: LANE, messages: vec![stored(2)], damaged: 8, upto: Some(Seq(9)) });
+    bench.on(Input::Loaded { lane: LANE, messages: vec![stored(2)], damaged: 8, note: None, upto: Some(Seq(9)) });
     let stats = bench.engine.stats();
     assert_eq!((stats.lanes[0].waiting, stats.lanes[0].on_disk), (1, 1));
     assert_eq!(stats.lanes[0].on_disk_bytes, stored(2).footprint() as u64);
@@ -306,7 +306,7 @@ fn rows_whose_removal_is_under_way_count_as_delivered_rows_that_a_crash_would_se
                     Output::Load { after, messages, .. } => {
                         let page: Vec<_> = (after.0 + 1..=1_000).take(messages).map(stored).collect();
                         let upto = page.last().map(|message| message.id.seq);
-                        next.extend(bench.on(Input::Loaded { lane: LANE, messages: page, damaged: 0, upto }));
+                        next.extend(bench.on(Input::Loaded { lane: LANE, messages: page, damaged: 0, note: None, upto }));
                     }
                     Output::Commit(batch) => removals.push(batch),
                     _ => {}
@@ -411,7 +411,7 @@ fn what_was_salvaged_is_handed_over_when_it_is_complete_and_bears_both_marks() {
     assert_eq!(loads(&bench.on(Input::Salvaged { lanes: vec![state] })), [(salvaged, Seq(0))]);
     let whole = stored(7);
     let outputs =
-        bench.on(Input::Loaded { lane: salvaged, messages: vec![whole], damaged: 0, upto: Some(Seq(7)) });
+        bench.on(Input::Loaded { lane: salvaged, messages: vec![whole], damaged: 0, note: None, upto: Some(Seq(7)) });
     let found = publications(&outputs);
     assert_eq!(found.len(), 1);
     assert!(found[0].salvaged && found[0].resend && found[0].message.id.seq == Seq(7));

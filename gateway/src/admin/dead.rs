@@ -15,6 +15,9 @@ use tidegate_engine::id::LetterId;
 /// Letters of one request.
 const LETTERS_MOST: usize = 256;
 
+/// Their messages together, in bytes of footprint; those beyond are where they were, and may be asked for again.
+const BYTES_MOST: usize = 1 << 20;
+
 /// How long a request waits for its commit. What is not through by then is in no list of the answer.
 const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 /// How often it looks.
@@ -27,7 +30,7 @@ pub struct Letters {
     pub letters: Vec<u64>,
 }
 
-/// What became of them. Those in neither list are where they were: there is no room for them at the moment.
+/// What became of them. Those in neither list are where they were: there is no room for them at the moment, or the medium is slow.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Moved {
     /// Sent again, or gone.
@@ -43,6 +46,9 @@ pub struct Stayed {
     pub letter: u64,
     /// Why, and what can be done.
     pub why: String,
+    /// It is not there (any more).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gone: bool,
 }
 
 /// `POST /dead/requeue`.
@@ -63,7 +69,7 @@ pub(super) async fn requeue(State(admin): State<Admin>, Json(asked): Json<Letter
             ),
             (_, None) => "it is damaged; it can only be purged".to_owned(),
         };
-        moved.stayed.push(Stayed { letter: id.0, why });
+        moved.stayed.push(Stayed { letter: id.0, why, gone: false });
     }
     let ids = letters.iter().map(|(id, ..)| *id).collect();
     admin.0.driver.requeue(letters).await;
@@ -82,17 +88,23 @@ pub(super) async fn purge(State(admin): State<Admin>, Json(asked): Json<Letters>
     gone(&admin, ids, moved).await
 }
 
-/// Looks for the letters; those that are not there are named as such.
+/// Looks for the letters, as many as are read at once; those that are not there are named as such.
 async fn look(admin: &Admin, Letters { letters }: Letters) -> Result<(Vec<Letter>, Moved), Response> {
     if letters.len() > LETTERS_MOST {
         let advice = format!("ask for {LETTERS_MOST} letters at the most");
         return Err((StatusCode::BAD_REQUEST, advice).into_response());
     }
     let wanted: BTreeSet<LetterId> = letters.into_iter().map(LetterId).collect();
-    let found = admin.0.driver.letters(wanted.iter().copied().collect()).await.map_err(unreadable)?;
-    let there: BTreeSet<LetterId> = found.iter().map(|letter| letter.id).collect();
+    let driver = &admin.0.driver;
+    let there = driver.letters_there(wanted.iter().copied().collect()).await.map_err(unreadable)?;
+    let found = driver.letters(there.clone(), BYTES_MOST).await.map_err(unreadable)?;
+    let there: BTreeSet<LetterId> = there.into_iter().collect();
     let missing = wanted.difference(&there);
-    let stayed = missing.map(|id| Stayed { letter: id.0, why: "there is no such dead letter".to_owned() });
+    let stayed = missing.map(|id| Stayed {
+        letter: id.0,
+        why: "there is no such dead letter".to_owned(),
+        gone: true,
+    });
     Ok((found, Moved { done: Vec::new(), stayed: stayed.collect() }))
 }
 
@@ -100,8 +112,8 @@ async fn look(admin: &Admin, Letters { letters }: Letters) -> Result<(Vec<Letter
 async fn gone(admin: &Admin, ids: Vec<LetterId>, mut moved: Moved) -> Response {
     let until = Instant::now() + COMMITTED_WITHIN;
     loop {
-        let left: BTreeSet<LetterId> = match admin.0.driver.letters(ids.clone()).await {
-            Ok(left) => left.into_iter().map(|letter| letter.id).collect(),
+        let left: BTreeSet<LetterId> = match admin.0.driver.letters_there(ids.clone()).await {
+            Ok(left) => left.into_iter().collect(),
             Err(fault) => return unreadable(fault),
         };
         if left.is_empty() || Instant::now() >= until {

@@ -6,14 +6,17 @@ use super::listing::{Columns, Listing, Look, cell, object, read};
 use super::selection::{At, Data, Selection};
 use super::table::plain;
 use super::{Exit, message, moment};
-use crate::admin::{Letters, Moved, local};
+use crate::admin::{Letters, Moved, Stayed, local};
 use crate::json::MessageJson;
 use crate::store::sqlite::reader::DeadLetter;
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tidegate_engine::id::GatewayId;
+
+const REQUEUE: &str = "/dead/requeue";
 
 /// Letters asked for at once.
 const PIECE: usize = 256;
@@ -92,7 +95,7 @@ pub(super) fn run(
             let listing = Listing { page: &|from| data.reader.dead(&wanted, from) };
             listing.export(|letter, out| object(&LetterJson::new(&data.gateway, letter), out), out, err)
         }
-        Command::Requeue(change) => self::change(&data, change, "/dead/requeue", "sent again", out, err),
+        Command::Requeue(change) => self::change(&data, change, REQUEUE, "sent again", out, err),
         Command::Purge(change) => self::change(&data, change, "/dead/purge", "gone", out, err),
     }
 }
@@ -217,12 +220,17 @@ fn change(
         }
     }
     let mut moved = Moved::default();
+    // Asked for and without an answer: what is done with them may be done by the time they are asked for again.
+    let mut asked = BTreeSet::new();
     let mut failed = None;
     let mut moved_at = Instant::now();
     while !letters.is_empty() {
         let piece: Vec<u64> = letters.iter().copied().take(PIECE).collect();
-        match ask(&data.dir, path, piece) {
-            Ok(answer) => {
+        match ask(&data.dir, path, piece.clone()) {
+            Ok(mut answer) => {
+                let gone = |stayed: &Stayed| stayed.gone && asked.contains(&stayed.letter);
+                answer.done.extend(answer.stayed.extract_if(.., |stayed| gone(stayed)).map(|s| s.letter));
+                asked.extend(piece);
                 let settled = answer.done.len() + answer.stayed.len();
                 letters.retain(|letter| {
                     !answer.done.contains(letter) && answer.stayed.iter().all(|s| s.letter != *letter)
@@ -261,9 +269,13 @@ fn change(
         return Ok(Exit::Failure);
     }
     if !letters.is_empty() {
+        let why = match path {
+            REQUEUE => "their route has no room, as its upstream does not take enough",
+            _ => "the medium has not taken the change in time",
+        };
         writeln!(
             err,
-            "error: {} stay where they are: their route has no room, as its upstream does not take enough; see `tidegate status`, then try again",
+            "error: {} stay where they are: {why}; see `tidegate status`, then try again",
             count(letters.len())
         )?;
     }

@@ -35,11 +35,17 @@ pub trait Store {
     /// [`StoreFault::Failed`] when there are too many routes or the medium fails.
     fn lanes(&mut self, routes: &[(&str, &str)]) -> Result<Lanes, StoreFault>;
 
-    /// Looks at dead letters, in their order; those that are not there are left out.
+    /// Looks at dead letters, in their order, at most `bytes` of footprint beyond the first; those that are not there are left out.
     ///
     /// # Errors
     /// [`StoreFault::Failed`] when the medium cannot be read.
-    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault>;
+    fn letters(&mut self, letters: &[LetterId], bytes: usize) -> Result<Vec<Letter>, StoreFault>;
+
+    /// Which of these dead letters are there.
+    ///
+    /// # Errors
+    /// [`StoreFault::Failed`] when the medium cannot be read.
+    fn letters_there(&mut self, letters: &[LetterId]) -> Result<Vec<LetterId>, StoreFault>;
 
     /// Housekeeping behind an order; `idle` when no other has come for a while. Returns whether it is to be asked again before
     /// the next order comes. Whatever fails here shows in the next commit.
@@ -76,6 +82,8 @@ pub struct Page {
     pub messages: Vec<Message>,
     /// Rows that were damaged and have been moved away.
     pub damaged: u64,
+    /// The record in which they are noted, until it is removed; the loss comes again at every start until then.
+    pub note: Option<RecordKey>,
     /// The last sequence number looked at, damaged rows included; `None` when the lane has nothing above `after`.
     pub upto: Option<Seq>,
 }

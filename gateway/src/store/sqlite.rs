@@ -149,7 +149,7 @@ impl SqliteStore {
     fn read(&mut self, lane: LaneId, after: Seq, messages: usize, bytes: usize) -> Result<Page, Fault> {
         let (mut page, damaged) = load::page(&self.db, lane, after, messages, bytes)?;
         if page.upto.is_none() {
-            page.damaged = load::missing(&mut self.db, lane)?;
+            (page.damaged, page.note) = load::missing(&mut self.db, lane)?;
             if let Some(watermark) = self.watermark.as_mut().filter(|_| page.damaged > 0) {
                 watermark.committed(-i64::try_from(page.damaged).unwrap_or(i64::MAX), 0);
             }
@@ -168,7 +168,7 @@ impl SqliteStore {
                 page.damaged = 0;
             }
             done => {
-                done?;
+                page.note = Some(done?);
                 if let Some(watermark) = &mut self.watermark {
                     watermark.committed(-i64::try_from(damaged.len()).unwrap_or(i64::MAX), 0);
                 }
@@ -249,12 +249,16 @@ impl Store for SqliteStore {
         Ok(state.lanes)
     }
 
-    fn letters(&mut self, letters: &[LetterId]) -> Result<Vec<Letter>, StoreFault> {
+    fn letters(&mut self, letters: &[LetterId], bytes: usize) -> Result<Vec<Letter>, StoreFault> {
         let lane_of = |route: &str| {
             let named = |lane: &&LaneId| self.names.get(lane).is_some_and(|name| name == route);
             self.routes.iter().find(named).copied()
         };
-        dead::letters(&self.db, letters, lane_of).map_err(|fault| self.report(fault))
+        dead::letters(&self.db, letters, bytes, lane_of).map_err(|fault| self.report(fault))
+    }
+
+    fn letters_there(&mut self, letters: &[LetterId]) -> Result<Vec<LetterId>, StoreFault> {
+        dead::there(&self.db, letters).map_err(|fault| self.report(fault))
     }
 
     fn salvage(&mut self) -> Salvage {

@@ -1,7 +1,7 @@
 //! The one thread that writes: takes orders, carries them out in their order, reports what became of each to the driver.
 //! It decides nothing, and gathers nothing: the engine makes the groups.
 
-use super::{Lanes, Salvage, Store};
+use super::{Lanes, Page, Salvage, Store};
 use crate::inbox::{DriverGone, Inbox};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,8 +45,17 @@ pub enum Order {
     Letters {
         /// Which.
         letters: Vec<LetterId>,
+        /// How many bytes of footprint at the most, beyond the first.
+        bytes: usize,
         /// Where the answer goes.
         answer: oneshot::Sender<Result<Vec<Letter>, StoreFault>>,
+    },
+    /// Whether dead letters are there.
+    LettersThere {
+        /// Which.
+        letters: Vec<LetterId>,
+        /// Where the answer goes: those that are.
+        answer: oneshot::Sender<Result<Vec<LetterId>, StoreFault>>,
     },
 }
 
@@ -220,7 +229,8 @@ fn carry_out<S: Store>(store: &mut S, order: Order, inbox: &Inbox) -> Result<(),
         },
         Order::Load { lane, after, messages, bytes } => match store.load(lane, after, messages, bytes) {
             Ok(page) => {
-                Input::Loaded { lane, messages: page.messages, damaged: page.damaged, upto: page.upto }
+                let Page { messages, damaged, note, upto } = page;
+                Input::Loaded { lane, messages, damaged, note, upto }
             }
             Err(fault) => Input::LoadFailed { lane, fault },
         },
@@ -231,8 +241,12 @@ fn carry_out<S: Store>(store: &mut S, order: Order, inbox: &Inbox) -> Result<(),
             let _ = answer.send(store.lanes(&routes));
             return Ok(());
         }
-        Order::Letters { letters, answer } => {
-            let _ = answer.send(store.letters(&letters));
+        Order::Letters { letters, bytes, answer } => {
+            let _ = answer.send(store.letters(&letters, bytes));
+            return Ok(());
+        }
+        Order::LettersThere { letters, answer } => {
+            let _ = answer.send(store.letters_there(&letters));
             return Ok(());
         }
     };
@@ -251,7 +265,7 @@ impl Refusal {
             Order::Commit(batch) => Some(Self::Commit(batch.id)),
             Order::Load { lane, .. } => Some(Self::Load(*lane)),
             // Dropping the sender says it.
-            Order::Lanes { .. } | Order::Letters { .. } => None,
+            Order::Lanes { .. } | Order::Letters { .. } | Order::LettersThere { .. } => None,
         }
     }
 

@@ -359,7 +359,7 @@ impl Broker {
                     .map(|(_, message)| Message::clone(message))
                     .collect();
                 let upto = messages.last().map(|message| message.id.seq);
-                facts.push_back(Input::Loaded { lane, messages, damaged: 0, upto });
+                facts.push_back(Input::Loaded { lane, messages, damaged: 0, note: None, upto });
             }
             Output::Publish(publication) => {
                 let Publication { upstream, tag, .. } = publication;

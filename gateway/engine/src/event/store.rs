@@ -146,6 +146,13 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether it takes messages from the medium, and needs no room there.
+    pub(crate) fn takes_away(&self) -> bool {
+        matches!(self, Self::Forget { .. } | Self::Purge { .. })
+    }
+}
+
 /// The kinds of keyed records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -169,8 +176,8 @@ pub enum RecordKind {
     Loss = 7,
     /// What is being handed over while life after life ends badly; there is one at the most, with an empty key.
     Mark = 8,
-    /// What damage cost, noted by the store for as long as the ledger does not have it: its key is the name of the damaged database,
-    /// its value the number of messages, 8 bytes big-endian.
+    /// What damage cost, noted by the store for as long as the ledger does not have it: its key says where it was found, its value is the
+    /// number of messages (8 bytes) and, where it is known, their lane (2 bytes), big-endian.
     Damage = 9,
 }
 

@@ -3,8 +3,10 @@
 use super::commit::count;
 use super::fault::Fault;
 use super::row::{self, COLUMNS};
+use super::salvage;
 use crate::store::Page;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use tidegate_engine::event::RecordKey;
 use tidegate_engine::id::{LaneId, Seq};
 
 /// Reads one page; gives it with the keys of the damaged rows that it met.
@@ -45,31 +47,37 @@ pub(super) fn page(
 }
 
 /// At the end of a lane: rows that its counter has and that are not there. Damage to a page can hide them without SQLite's
-/// noticing. The counter is put right.
-pub(super) fn missing(db: &mut Connection, lane: LaneId) -> Result<u64, Fault> {
-    let (Some(low), Some(high)) = (row::key(lane, Seq(0)), row::key(lane, Seq::MAX)) else { return Ok(0) };
+/// noticing. The counter is put right, and what is missing is noted.
+pub(super) fn missing(db: &mut Connection, lane: LaneId) -> Result<(u64, Option<RecordKey>), Fault> {
+    let none = Ok((0, None));
+    let (Some(low), Some(high)) = (row::key(lane, Seq(0)), row::key(lane, Seq::MAX)) else { return none };
     let counted: Option<i64> = db
         .prepare_cached("SELECT rows FROM lane WHERE id = ?1")?
         .query_row([lane.0], |row| row.get(0))
         .optional()?;
     let counted = counted.unwrap_or(0);
     if counted <= 0 {
-        return Ok(0);
+        return none;
     }
     // What is left of a lane at its end is what the engine has in memory: little.
     let there: i64 = db
         .prepare_cached("SELECT count(*) FROM message WHERE key BETWEEN ?1 AND ?2")?
         .query_row([low, high], |row| row.get(0))?;
-    if there < counted {
-        count(db, lane, there - counted, 0, 0)?;
+    let missing = (counted - there).max(0).cast_unsigned();
+    if missing == 0 {
+        return none;
     }
-    Ok((counted - there).max(0).cast_unsigned())
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    count(&tx, lane, there - counted, 0, 0)?;
+    let note = salvage::note(&tx, format!("missing {}", lane.0), missing, Some(lane))?;
+    tx.commit()?;
+    Ok((missing, Some(note)))
 }
 
-/// Moves damaged rows, as they are, out of the way of what is read.
-pub(super) fn move_away(db: &mut Connection, lane: LaneId, keys: &[i64]) -> Result<(), Fault> {
+/// Moves damaged rows, as they are, out of the way of what is read, and notes how many.
+pub(super) fn move_away(db: &mut Connection, lane: LaneId, keys: &[i64]) -> Result<RecordKey, Fault> {
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    {
+    let note = {
         let keep = format!(
             "INSERT INTO damaged_message (found_ms, {COLUMNS}) SELECT ?2, {COLUMNS} FROM message WHERE key = ?1"
         );
@@ -85,6 +93,9 @@ pub(super) fn move_away(db: &mut Connection, lane: LaneId, keys: &[i64]) -> Resu
         }
         let rows = i64::try_from(keys.len()).unwrap_or(i64::MAX);
         count(&tx, lane, -rows, -bytes_gone, 0)?;
-    }
-    Ok(tx.commit()?)
+        let first = keys.first().copied().unwrap_or_default();
+        salvage::note(&tx, format!("row {first}"), rows.max(0).cast_unsigned(), Some(lane))?
+    };
+    tx.commit()?;
+    Ok(note)
 }

@@ -309,16 +309,7 @@ impl Salvager {
         if done {
             let counts = work.counts(&tx, dir)?;
             if let Some(messages) = counts.lost().filter(|lost| *lost > 0) {
-                // Until the ledger has it, each start tells it again.
-                let key = bytes::Bytes::from(name.clone().into_bytes());
-                put_record(
-                    &tx,
-                    "INSERT OR REPLACE",
-                    RecordKind::Damage as i64,
-                    &key,
-                    &messages.to_be_bytes(),
-                )?;
-                lost = Some((damage(messages), RecordKey { kind: RecordKind::Damage, key }));
+                lost = Some((damage(None, messages), note(&tx, name.clone(), messages, None)?));
             }
         }
         tx.commit()?;
@@ -388,9 +379,9 @@ struct Kept {
 }
 
 /// Messages that stood on damage.
-fn damage(messages: u64) -> Loss {
+fn damage(lane: Option<LaneId>, messages: u64) -> Loss {
     Loss {
-        lane: None,
+        lane,
         device: None,
         topic: None,
         count: messages,
@@ -399,12 +390,30 @@ fn damage(messages: u64) -> Loss {
     }
 }
 
+/// Notes, in a transaction with what it is about, what damage cost: until the ledger has it, each start tells it again.
+pub(super) fn note(
+    tx: &Connection,
+    found: String,
+    messages: u64,
+    lane: Option<LaneId>,
+) -> Result<RecordKey, Fault> {
+    let key = bytes::Bytes::from(found.into_bytes());
+    let mut value = messages.to_be_bytes().to_vec();
+    value.extend(lane.map(|lane| lane.0.to_be_bytes()).into_iter().flatten());
+    put_record(tx, "INSERT OR REPLACE", RecordKind::Damage as i64, &key, &value)?;
+    Ok(RecordKey { kind: RecordKind::Damage, key })
+}
+
 /// Losses that were noted and that the ledger does not have yet.
 pub(super) fn noted(records: &[(RecordKey, bytes::Bytes)]) -> Vec<(Loss, RecordKey)> {
     let notes = records.iter().filter(|(key, _)| key.kind == RecordKind::Damage);
-    notes
-        .map(|(key, value)| (damage(value.first_chunk().map_or(1, |n| u64::from_be_bytes(*n))), key.clone()))
-        .collect()
+    let loss = |value: &[u8]| {
+        let (messages, lane) = value.split_first_chunk().map_or((1, None), |(messages, rest)| {
+            (u64::from_be_bytes(*messages), rest.first_chunk().map(|lane| LaneId(u16::from_be_bytes(*lane))))
+        });
+        damage(lane, messages)
+    };
+    notes.map(|(key, value)| (loss(value), key.clone())).collect()
 }
 
 impl Work {
