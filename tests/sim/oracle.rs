@@ -53,35 +53,11 @@ macro_rules! broken {
 mod ending;
 mod known;
 
+pub(crate) use known::Record;
 use known::{Copy, Flight, Known, Order, marked};
 
 /// With so many remembered exchanges of a peer none is forgotten while its datagrams may still come.
 pub(crate) const MANY_EXCHANGES: usize = 512;
-
-/// What a device sent, as it left the device's application.
-#[derive(Debug)]
-pub(crate) struct Record {
-    pub(crate) topic: Topic,
-    pub(crate) qos: u8,
-    /// The engine has let an acknowledgement out.
-    pub(crate) acked: bool,
-    /// Its sender has lost its state, or began a new session, while it was under way.
-    pub(crate) excused: bool,
-    /// The lanes that took its topic, each time it was received.
-    required: Vec<Vec<LaneId>>,
-    ids: Vec<MessageId>,
-    /// CoAP: the exchanges in which it was received, by life of the gateway.
-    exchanges: BTreeSet<(u64, u16, u16)>,
-}
-
-impl Record {
-    fn requires(&mut self, setup: &Setup) {
-        let required = required(&self.topic, setup);
-        if !self.required.contains(&required) {
-            self.required.push(required);
-        }
-    }
-}
 
 /// The judge.
 #[derive(Debug)]
@@ -120,19 +96,6 @@ pub(crate) struct Oracle {
     pub(crate) arrivals: u64,
     /// Messages whose order at the consumer was turned round, excused.
     pub(crate) excused_inversions: u64,
-}
-
-/// The lanes on which a message must be safe: for each upstream that of the first route that takes its topic.
-fn required(topic: &Topic, setup: &Setup) -> Vec<LaneId> {
-    let mut served = Vec::new();
-    let mut lanes = Vec::new();
-    for route in setup.routes.iter().filter(|route| route.filter.as_ref().is_some_and(|f| f.matches(topic))) {
-        if !served.contains(&route.upstream) {
-            served.push(route.upstream);
-            lanes.push(route.lane);
-        }
-    }
-    lanes
 }
 
 /// Devices are named `d0`, `d1`, …
@@ -487,10 +450,12 @@ impl Oracle {
         }
         let copy = self.copies.entry((lane, key.device, id)).or_default();
         let order = self.orders.entry((lane, key.device)).or_default();
-        if copy.requeued && !message.duplicate {
-            broken!("P4: {key} {id:?} was a dead letter, and is sent again without the mark");
-        }
-        if !copy.published {
+        if copy.requeued {
+            // Others have gone meanwhile: no order is promised.
+            if !message.duplicate {
+                broken!("P4: {key} {id:?} was a dead letter, and is sent again without the mark");
+            }
+        } else if !copy.published {
             if publication.resend && id.epoch == epoch {
                 broken!("P4: {key} {id:?} was never handed over and has the resend mark");
             }

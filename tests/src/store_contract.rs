@@ -219,11 +219,11 @@ mod points {
 
     pub fn forgetting_leaves_the_others(medium: &mut dyn Medium) {
         let (mut store, lane, _) = open(medium);
-        store.commit(&(1..=300).map(|n| insert(lane, n)).collect::<Vec<_>>(), usize::MAX).unwrap();
+        store.commit(&(1..=300).map(|n| insert(lane, n)).collect::<Vec<_>>()).unwrap();
         // Ranges, gaps, single ones, out of order, one of them twice, in one batch.
         let gone: Vec<u64> =
             (1..=40).chain([299, 300, 300, 200, 50, 52, 54]).chain((100..=150).rev()).collect();
-        store.commit(&gone.iter().map(|n| forget(lane, *n)).collect::<Vec<_>>(), usize::MAX).unwrap();
+        store.commit(&gone.iter().map(|n| forget(lane, *n)).collect::<Vec<_>>()).unwrap();
         let left: Vec<u64> = (1..=300).filter(|n| !gone.contains(n)).collect();
         assert_eq!(seqs(&mut *store, lane), left);
         drop(store);

@@ -89,7 +89,7 @@ impl Engine {
                 received: message.map(|message| (message.received.unix_ms, message.received.unix_ms)),
                 reason: LossReason::Purged,
             };
-            self.lose(loss, Some(Op::Purge { letter: id }));
+            self.lost(loss, Some(Op::Purge { letter: id }));
         }
     }
 }

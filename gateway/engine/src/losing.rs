@@ -83,10 +83,9 @@ impl Engine {
         let Some(last) = ops.pop() else { return };
         self.losses_ordered.push_back(std::mem::take(&mut self.after_losses));
         let apart = self.planted.is(Mutant::DiscardApart);
-        let mut items: Vec<_> =
-            ops.into_iter().map(|op| Item { op, waiter: None, joined: !apart }).collect();
+        let mut items: Vec<_> = ops.into_iter().map(|op| Item { op, waiter: None, joined: !apart }).collect();
         items.push(Item { op: last, waiter: Some(Waiter::Losses), joined });
-        if makes_room {
+        if makes_room && !apart {
             self.journal.push_first(items);
         } else {
             items.into_iter().for_each(|item| self.journal.push(item));

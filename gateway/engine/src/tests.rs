@@ -3,15 +3,16 @@
 
 use crate::Engine;
 use crate::event::{
-    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Op, Outcome, Output, Peer, Policy, Publication,
-    Recovered, RouteSetup, Senml, Setup, StoreFault, UpstreamSetup,
+    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Letter, Op, Outcome, Output, Peer, Policy,
+    Publication, Recovered, RouteSetup, Senml, Setup, StoreFault, UpstreamSetup,
 };
-use crate::id::{ConnId, DeviceId, GatewayId, LaneId, MessageId, Seq, UpstreamId};
+use crate::id::{ConnId, DeviceId, GatewayId, LaneId, LetterId, MessageId, Seq, UpstreamId};
 use crate::limits::Limits;
 use crate::message::{Message, Qos, Source};
 use crate::time::{Duration, Instant, Now, Stamp};
 use crate::topic::{Filter, Topic};
 use bytes::Bytes;
+use std::sync::Arc;
 
 const UPSTREAM: UpstreamId = UpstreamId(0);
 const LANE: LaneId = LaneId(1);
@@ -235,13 +236,19 @@ fn what_waits_in_a_lane_that_a_reload_brings_back_is_delivered_before_what_comes
         lane: back,
         messages: vec![stored(3), stored(5)],
         damaged: 0,
+        note: None,
         upto: Some(Seq(5)),
     });
     let sent: Vec<_> = publications(&outputs).iter().map(|p| (p.message.id.seq, p.resend)).collect();
     assert_eq!(sent, [(Seq(3), true), (Seq(5), true)]);
     bench.on(Input::Committed { batch: batch.id });
-    let outputs =
-        bench.on(Input::Loaded { lane: back, messages: vec![stored(21)], damaged: 0, note: None, upto: Some(Seq(21)) });
+    let outputs = bench.on(Input::Loaded {
+        lane: back,
+        messages: vec![stored(21)],
+        damaged: 0,
+        note: None,
+        upto: Some(Seq(21)),
+    });
     assert_eq!(publications(&outputs).len(), 1);
     let lane = bench.engine.stats().lanes[1].clone();
     assert_eq!((lane.waiting, lane.on_disk), (3, 3));
@@ -266,7 +273,13 @@ fn counters_that_damage_has_thrown_off_heal_when_the_backlog_ends_and_devices_ma
     let mut bench = Bench::new(setup(vec![route(LANE, "#", relay())]), recovered);
     bench.on(Input::UpstreamUp { upstream: UPSTREAM });
     assert!(bench.engine.stats().holding);
-    bench.on(Input::Loaded { lane: LANE, messages: vec![stored(2)], damaged: 8, note: None, upto: Some(Seq(9)) });
+    bench.on(Input::Loaded {
+        lane: LANE,
+        messages: vec![stored(2)],
+        damaged: 8,
+        note: None,
+        upto: Some(Seq(9)),
+    });
     let stats = bench.engine.stats();
     assert_eq!((stats.lanes[0].waiting, stats.lanes[0].on_disk), (1, 1));
     assert_eq!(stats.lanes[0].on_disk_bytes, stored(2).footprint() as u64);
@@ -306,7 +319,13 @@ fn rows_whose_removal_is_under_way_count_as_delivered_rows_that_a_crash_would_se
                     Output::Load { after, messages, .. } => {
                         let page: Vec<_> = (after.0 + 1..=1_000).take(messages).map(stored).collect();
                         let upto = page.last().map(|message| message.id.seq);
-                        next.extend(bench.on(Input::Loaded { lane: LANE, messages: page, damaged: 0, note: None, upto }));
+                        next.extend(bench.on(Input::Loaded {
+                            lane: LANE,
+                            messages: page,
+                            damaged: 0,
+                            note: None,
+                            upto,
+                        }));
                     }
                     Output::Commit(batch) => removals.push(batch),
                     _ => {}
@@ -410,12 +429,41 @@ fn what_was_salvaged_is_handed_over_when_it_is_complete_and_bears_both_marks() {
     let state = LaneState { lane: salvaged, last: Seq(7), rows: 1, bytes: 200 };
     assert_eq!(loads(&bench.on(Input::Salvaged { lanes: vec![state] })), [(salvaged, Seq(0))]);
     let whole = stored(7);
-    let outputs =
-        bench.on(Input::Loaded { lane: salvaged, messages: vec![whole], damaged: 0, note: None, upto: Some(Seq(7)) });
+    let outputs = bench.on(Input::Loaded {
+        lane: salvaged,
+        messages: vec![whole],
+        damaged: 0,
+        note: None,
+        upto: Some(Seq(7)),
+    });
     let found = publications(&outputs);
     assert_eq!(found.len(), 1);
     assert!(found[0].salvaged && found[0].resend && found[0].message.id.seq == Seq(7));
     // A live message takes no part in it.
     let outputs = bench.post(1);
     assert!(!publications(&outputs)[0].salvaged && !publications(&outputs)[0].resend);
+}
+
+#[test]
+fn what_is_given_up_in_a_full_store_does_not_wait_behind_what_finds_no_room_there() {
+    let mut bench = Bench::new(setup(vec![route(LANE, "#", Durability::Disk)]), Recovered::default());
+    let full = |batch: &Batch| Input::CommitFailed { batch: batch.id, fault: StoreFault::Full };
+    let first = commits(&bench.post(1))[0].clone();
+    bench.post(2);
+    bench.on(full(&first));
+    let message = Some(Arc::new(stored(3)));
+    let letter = Letter { id: LetterId(9), route: "r".into(), lane: Some(LANE), message };
+    let outputs = bench.on(Input::Purge { letters: vec![letter] });
+    assert!(commits(&outputs).is_empty(), "the store is left alone for a while");
+    bench.wait(Limits::default().commit_retry_after);
+    let outputs = bench.on(Input::Tick);
+    let batch = commits(&outputs)[0].clone();
+    assert!(
+        matches!(&batch.ops[..], [Op::Purge { letter: LetterId(9) }, Op::Put { .. }]),
+        "alone, and with the ledger's entry: {:?}",
+        batch.ops
+    );
+    let outputs = bench.on(Input::Committed { batch: batch.id });
+    let inserts = commits(&outputs)[0].ops.iter().filter(|op| matches!(op, Op::Insert { .. }));
+    assert_eq!(inserts.count(), 2, "then what waited");
 }

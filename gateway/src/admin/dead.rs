@@ -100,11 +100,8 @@ async fn look(admin: &Admin, Letters { letters }: Letters) -> Result<(Vec<Letter
     let found = driver.letters(there.clone(), BYTES_MOST).await.map_err(unreadable)?;
     let there: BTreeSet<LetterId> = there.into_iter().collect();
     let missing = wanted.difference(&there);
-    let stayed = missing.map(|id| Stayed {
-        letter: id.0,
-        why: "there is no such dead letter".to_owned(),
-        gone: true,
-    });
+    let stayed =
+        missing.map(|id| Stayed { letter: id.0, why: "there is no such dead letter".to_owned(), gone: true });
     Ok((found, Moved { done: Vec::new(), stayed: stayed.collect() }))
 }
 

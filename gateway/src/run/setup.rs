@@ -22,6 +22,8 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         policy: route.policy,
         salvaged: false,
     };
+    // Of what no route has any more.
+    let discarding = Policy { when_full: config.when_full, ..Policy::default() };
     let mut routes: Vec<_> = config.routes.iter().zip(&lanes.ids).map(route).collect();
     for orphan in &lanes.orphans {
         let Some(upstream) = config.upstreams.iter().position(|u| u.name == orphan.upstream) else {
@@ -44,6 +46,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
                 durability: Durability::Disk,
                 priority: same.map_or(0, |route| route.priority),
                 senml: same.map(|route| route.senml).unwrap_or_default(),
+                policy: same.map_or(discarding, |route| route.policy),
                 salvaged: true,
             });
             continue;
@@ -62,7 +65,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
             durability: Durability::Disk,
             priority: 0,
             senml: Senml::Untouched,
-            policy: Policy { when_full: config.when_full, ..Policy::default() },
+            policy: discarding,
             salvaged: false,
         });
     }

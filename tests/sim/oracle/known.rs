@@ -1,7 +1,47 @@
-//! What the judge keeps of each message on a lane, of the order there, and of what is under way. It judges nothing.
+//! What the judge keeps of each message, of each copy of it on a lane, of the order there, and of what is under way. It judges nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use tidegate_engine::event::Setup;
 use tidegate_engine::id::{LaneId, MessageId, Seq, Tag};
+use tidegate_engine::topic::Topic;
+
+/// What a device sent, as it left the device's application.
+#[derive(Debug)]
+pub(crate) struct Record {
+    pub(crate) topic: Topic,
+    pub(crate) qos: u8,
+    /// The engine has let an acknowledgement out.
+    pub(crate) acked: bool,
+    /// Its sender has lost its state, or began a new session, while it was under way.
+    pub(crate) excused: bool,
+    /// The lanes that took its topic, each time it was received.
+    pub(super) required: Vec<Vec<LaneId>>,
+    pub(super) ids: Vec<MessageId>,
+    /// CoAP: the exchanges in which it was received, by life of the gateway.
+    pub(super) exchanges: BTreeSet<(u64, u16, u16)>,
+}
+
+impl Record {
+    pub(super) fn requires(&mut self, setup: &Setup) {
+        let required = required(&self.topic, setup);
+        if !self.required.contains(&required) {
+            self.required.push(required);
+        }
+    }
+}
+
+/// The lanes on which a message must be safe: for each upstream that of the first route that takes its topic.
+pub(super) fn required(topic: &Topic, setup: &Setup) -> Vec<LaneId> {
+    let mut served = Vec::new();
+    let mut lanes = Vec::new();
+    for route in setup.routes.iter().filter(|route| route.filter.as_ref().is_some_and(|f| f.matches(topic))) {
+        if !served.contains(&route.upstream) {
+            served.push(route.upstream);
+            lanes.push(route.lane);
+        }
+    }
+    lanes
+}
 
 /// A message on a lane.
 #[derive(Debug, Default)]

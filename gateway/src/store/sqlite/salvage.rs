@@ -380,14 +380,7 @@ struct Kept {
 
 /// Messages that stood on damage.
 fn damage(lane: Option<LaneId>, messages: u64) -> Loss {
-    Loss {
-        lane,
-        device: None,
-        topic: None,
-        count: messages,
-        received: None,
-        reason: LossReason::Damaged,
-    }
+    Loss { lane, device: None, topic: None, count: messages, received: None, reason: LossReason::Damaged }
 }
 
 /// Notes, in a transaction with what it is about, what damage cost: until the ledger has it, each start tells it again.

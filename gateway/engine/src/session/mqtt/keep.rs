@@ -111,7 +111,11 @@ impl Mqtt {
                 self.shared.weigh(session);
             }
             // Others' business.
-            RecordKind::Retained | RecordKind::OscoreSequence | RecordKind::Loss | RecordKind::Mark | RecordKind::Damage => {}
+            RecordKind::Retained
+            | RecordKind::OscoreSequence
+            | RecordKind::Loss
+            | RecordKind::Mark
+            | RecordKind::Damage => {}
             RecordKind::Will => {
                 let client = record::read_client(&key.key)?;
                 let will = record::decode_will(value, &client, now)?;

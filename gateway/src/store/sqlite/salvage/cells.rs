@@ -154,6 +154,7 @@ impl Found {
 }
 
 /// What stands at a place of a page.
+#[expect(clippy::large_enum_variant, reason = "it is taken apart at once, and never kept")]
 enum Cell {
     /// Nothing, or a row of another table.
     Foreign,
