@@ -1,6 +1,7 @@
 //! The configuration as meant: checked, complete, every default filled in. What the operator wrote, with its
 //! line and column, stands in `config/`; nothing outside that folder sees it.
 
+mod batches;
 mod certificates;
 mod coap;
 mod devices;
@@ -36,8 +37,9 @@ use read::Report;
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
-use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, Policy, Senml, WhenFull};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, Packing, Policy, Senml, WhenFull};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::resource::Resource;
@@ -327,6 +329,8 @@ pub struct Route {
     pub priority: u8,
     /// `senml`.
     pub senml: Senml,
+    /// `batch`, `compress` and `dictionary`.
+    pub packing: Option<Arc<Packing>>,
     /// `max_size`, `when_full` and `keep`.
     pub policy: Policy,
 }

@@ -50,6 +50,7 @@ fn engine(durability: Durability) -> Engine {
             durability,
             priority: 5,
             senml: tidegate_engine::event::Senml::Untouched,
+            packing: None,
             policy: tidegate_engine::event::Policy::default(),
             salvaged: false,
         }],

@@ -20,6 +20,7 @@ mod pairs;
 mod process;
 mod run;
 mod selection;
+mod wire;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -53,6 +54,8 @@ enum Command {
     Attacks(attacks::Attacks),
     /// Ten times as many publishers as the gateway bears.
     Overload(overload::Overload),
+    /// Bytes on the wire per reading, alone and in batches.
+    Wire(wire::Wire),
     /// The honest device of `attacks` and `overload`, which start it.
     #[command(hide = true)]
     Device(beside::Device),
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Dtls(dtls) => dtls.run(),
         Command::Attacks(attacks) => attacks.run(),
         Command::Overload(overload) => overload.run(),
+        Command::Wire(wire) => wire.run(),
         Command::Device(device) => device.run(),
     };
     match result {

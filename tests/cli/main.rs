@@ -226,3 +226,37 @@ fn commands_that_read_the_store_say_where_they_looked_for_it() {
         assert_eq!(tidegate(wrong).exit, Exit::Usage, "{wrong:?}");
     }
 }
+
+#[test]
+fn a_dictionary_is_trained_on_messages_and_taken_by_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let messages = (0..2_000).map(|n| (format!("sensors/d{}/t", n % 9), format!("{{\"t\":{}.5}}", n % 90)));
+    let made = tidegate_tests::batches::dictionary(folder.path(), messages);
+    let text = "[upstream.cloud]\nkind = \"amqp\"\n[[route]]\ntopic = \"a\"\nbatch = {}\ncompress = \"zstd\"\n\
+                dictionary = \"readings.dict\"\n";
+    let file = config(folder.path(), text);
+    let answer = tidegate(&["check", "--config", &file]);
+    assert_eq!(answer.exit, Exit::Well, "{}", answer.err);
+    assert_eq!(answer.err, "");
+    // What is there is not written over.
+    let before = std::fs::read(&made).unwrap();
+    let again = ["dictionary", "--output", made.to_str().unwrap(), &path("messages.jsonl")];
+    let answer = tidegate(&again);
+    assert_eq!(answer.exit, Exit::Failure);
+    assert!(answer.err.contains("cannot be written"), "{}", answer.err);
+    assert_eq!(std::fs::read(&made).unwrap(), before);
+    // Every format; and too little to train on.
+    for format in ["senml", "length-prefixed"] {
+        let output = path(format);
+        let answer =
+            tidegate(&["dictionary", "--format", format, "--output", &output, &path("messages.jsonl")]);
+        assert_eq!((answer.exit, answer.out.lines().count()), (Exit::Well, 2), "{}", answer.err);
+    }
+    std::fs::write(path("few.jsonl"), "no message\n").unwrap();
+    let answer = tidegate(&["dictionary", "--output", &path("none"), &path("few.jsonl")]);
+    assert_eq!(answer.exit, Exit::Failure);
+    assert!(answer.err.contains("passed over") && answer.err.contains("too few"), "{}", answer.err);
+    let answer = tidegate(&["dictionary", "--output", &path("none"), &path("no-such-file")]);
+    assert!(answer.err.contains("cannot be read"), "{}", answer.err);
+}

@@ -4,6 +4,8 @@ use super::surroundings;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tidegate::config::{Config, UpstreamKind, parse};
+use tidegate_engine::event::Packing;
+use tidegate_tests::batches::dictionary;
 use tidegate_tests::certificates::{Authority, SERVER};
 
 fn shipped(name: &str) -> String {
@@ -29,6 +31,10 @@ fn meant(text: &str, folder: &Path) -> Config {
         let devices = Authority::new(folder, "devices");
         devices.revoke(&[]);
         std::fs::rename(folder.join("devices.crt"), folder.join("devices-ca.crt")).unwrap();
+    }
+    if text.contains("readings.dict") && !folder.join("readings.dict").exists() {
+        let messages = (0..2_000).map(|n| ("readings/a/b".to_owned(), format!("{{\"t\":{}.5}}", n % 90)));
+        dictionary(folder, messages);
     }
     std::fs::write(folder.join("boiler-3.oscore"), "000102030405060708090a0b0c0d0e0f\n").unwrap();
     for secret in ["cloud.password", "boiler-3.oscore"] {
@@ -74,6 +80,13 @@ fn what_the_shipped_configuration_shows_as_a_default_is_one() {
     assert_eq!(all.gateway.as_str(), "site-a");
     assert_eq!(all.data_dir, PathBuf::from("/var/lib/tidegate"));
     let mut routes = all.routes;
+    let batches = routes.pop().unwrap();
+    let least_batches = "[upstream.cloud]\nkind = \"amqp\"\n[[route]]\ntopic = \"readings\"\nbatch = {}\n";
+    let least_batches = meant(least_batches, folder.path()).routes.remove(0);
+    assert_eq!(batches.durability, least_batches.durability);
+    let packing = (*batches.packing.unwrap()).clone();
+    assert!(packing.compression.is_some());
+    assert_eq!(Packing { compression: None, ..packing }, *least_batches.packing.unwrap());
     assert_eq!(routes[0].routing_key.take().as_deref(), Some("{topic}"));
     // What a route may take and discard is an example, too.
     routes[0].policy = least.routes[0].policy;

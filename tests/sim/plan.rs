@@ -310,6 +310,7 @@ fn route(rng: &mut Rng, index: u16, upstreams: u16, routes: u16, calm: bool) -> 
         durability: if calm { patient } else { durability(rng, relay) },
         priority: rng.u8(..3),
         senml: Senml::Untouched,
+        packing: None,
         policy: Policy::default(),
         salvaged: false,
     }

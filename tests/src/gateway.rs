@@ -34,6 +34,7 @@ pub struct Gateway {
     pub coap: SocketAddr,
     /// Health, metrics, status.
     pub admin: SocketAddr,
+    environment: Vec<(&'static str, PathBuf)>,
     child: Option<Child>,
 }
 
@@ -53,6 +54,7 @@ impl Gateway {
             mqtt: address(),
             coap: address(),
             admin: address(),
+            environment: Vec::new(),
             child: None,
         };
         gateway.configure(rest);
@@ -68,6 +70,11 @@ impl Gateway {
         let mut gateway = Self::prepare(rest);
         gateway.start_again();
         gateway
+    }
+
+    /// Gives its next lives a variable of the environment.
+    pub fn environment(&mut self, name: &'static str, value: PathBuf) {
+        self.environment.push((name, value));
     }
 
     /// Writes its configuration anew.
@@ -129,6 +136,7 @@ impl Gateway {
         let child = Command::new(binary())
             .args(["run", "--config"])
             .arg(self.config())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log.expect("the gateway's log"))

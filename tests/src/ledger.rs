@@ -161,6 +161,7 @@ mod tests {
             body: payload(device, number, 20),
             properties: BasicProperties::default().with_headers(headers),
             redelivered: false,
+            batch: None,
         }
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 pub mod attacks;
+pub mod batches;
 pub mod certificates;
 pub mod fleet;
 pub mod gateway;

@@ -99,12 +99,20 @@ impl Scene {
     /// Sets everything up and running. The gateway waits for the queue: a message that finds none is a fault of its own.
     #[must_use]
     pub fn new(durability: &str) -> Self {
+        Self::with_route(durability, "")
+    }
+
+    /// The same with more keys of its route.
+    #[must_use]
+    pub fn with_route(durability: &str, keys: &str) -> Self {
         let broker = Rabbit::start(&crate::rabbit::Setup::default());
         broker.exchange("telemetry");
         broker.queue("all", "telemetry", "#", &[]);
         let consumer = broker.consume("all");
         let mut gateway = Gateway::prepare("");
-        gateway.configure(&configuration(&gateway, &broker, durability));
+        let route = format!("durability = \"{durability}\"\n");
+        let text = configuration(&gateway, &broker, durability);
+        gateway.configure(&text.replace(&route, &format!("{route}{keys}\n")));
         gateway.start_again();
         Self { gateway, consumer, broker }
     }

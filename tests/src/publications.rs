@@ -7,7 +7,7 @@ use tidegate::config;
 use tidegate::inbox::inbox;
 use tidegate::upstream::{Upstream, start};
 use tidegate_engine::event::{Input, Outcome, Publication, Senml};
-use tidegate_engine::id::{DeviceId, GatewayId, MessageId, Seq, Tag, UpstreamId};
+use tidegate_engine::id::{DeviceId, GatewayId, LaneId, MessageId, Seq, Tag, UpstreamId};
 use tidegate_engine::message::{Message, Qos, Source};
 use tidegate_engine::time::Stamp;
 use tidegate_engine::topic::Topic;
@@ -42,9 +42,11 @@ pub fn publication(message: Message, routing_key: &str) -> Publication {
     Publication {
         upstream: UpstreamId(0),
         tag: Tag(message.id.seq.0),
+        lane: LaneId(1),
         message: Arc::new(message),
         routing_key: routing_key.to_owned(),
         senml: Senml::Untouched,
+        packing: None,
         resend: false,
         salvaged: false,
     }

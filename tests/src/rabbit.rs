@@ -1,6 +1,7 @@
 //! A real RabbitMQ (Debian's) as a private node: own data folder, name, ports, cookie and epmd, on loopback only. Nothing of the
 //! system's own broker is touched. A watcher ends every process of the node when the test ends, even when it is killed.
 
+use crate::batches::apart;
 use crate::ports::free_port;
 use crate::wait::wait_for;
 use futures_util::{FutureExt, StreamExt};
@@ -316,10 +317,16 @@ impl Rabbit {
         .message_count()
     }
 
-    /// Collects what arrives in a queue, through every restart of the broker, until it is dropped.
+    /// Collects what arrives in a queue, batches taken apart, through every restart of the broker, until it is dropped.
     #[must_use]
     pub fn consume(&self, queue: &str) -> Consumer {
-        Consumer::start(self.url_with_credentials(), queue.to_owned())
+        Consumer::start(self.url_with_credentials(), queue.to_owned(), None)
+    }
+
+    /// The same with a dictionary for compressed batches.
+    #[must_use]
+    pub fn consume_with(&self, queue: &str, dictionary: Vec<u8>) -> Consumer {
+        Consumer::start(self.url_with_credentials(), queue.to_owned(), Some(dictionary))
     }
 }
 
@@ -349,6 +356,8 @@ pub struct Received {
     pub properties: BasicProperties,
     /// The broker delivers it again, because the consumer's acknowledgement did not arrive.
     pub redelivered: bool,
+    /// The `message-id` of the batch that it came in.
+    pub batch: Option<String>,
 }
 
 impl Received {
@@ -391,6 +400,8 @@ struct Collected {
     received: Mutex<Vec<Received>>,
     more: Condvar,
     end: AtomicBool,
+    /// For compressed batches.
+    dictionary: Option<Vec<u8>>,
 }
 
 /// Collects what arrives in a queue.
@@ -401,8 +412,8 @@ pub struct Consumer {
 }
 
 impl Consumer {
-    fn start(url: String, queue: String) -> Self {
-        let collected = Arc::new(Collected::default());
+    fn start(url: String, queue: String, dictionary: Option<Vec<u8>>) -> Self {
+        let collected = Arc::new(Collected { dictionary, ..Collected::default() });
         let sink = collected.clone();
         let thread = std::thread::spawn(move || {
             runtime().block_on(async {
@@ -504,8 +515,10 @@ async fn consume(url: &str, queue: &str, sink: &Collected) -> lapin::Result<()> 
             body: delivery.data,
             properties: delivery.properties,
             redelivered: delivery.redelivered,
+            batch: None,
         };
-        sink.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
+        let apart = apart(received, sink.dictionary.as_deref());
+        sink.received.lock().unwrap_or_else(PoisonError::into_inner).extend(apart);
         sink.more.notify_all();
     }
 }

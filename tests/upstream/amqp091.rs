@@ -16,14 +16,14 @@ use tidegate_tests::publications::{Driven, SOON, message, publication};
 use tidegate_tests::rabbit::{Consumer, PASSWORD, Rabbit, Received, Setup, USER};
 
 /// The broker refuses larger messages, as every broker does somewhere.
-const MAX_MESSAGE_BYTES: usize = 100_000;
+pub(crate) const MAX_MESSAGE_BYTES: usize = 100_000;
 
 fn setup() -> Setup {
     Setup { plugins: Vec::new(), config: format!("max_message_size = {MAX_MESSAGE_BYTES}") }
 }
 
 /// For tests that leave the broker as it is; each has exchanges and queues of its own. Ended by its watcher.
-fn shared() -> &'static Rabbit {
+pub(crate) fn shared() -> &'static Rabbit {
     static SHARED: OnceLock<Rabbit> = OnceLock::new();
     SHARED.get_or_init(|| Rabbit::start(&setup()))
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod amqp091;
+mod batches;
 mod contract;
 mod file;
 mod scripted;

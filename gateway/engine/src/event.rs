@@ -6,12 +6,14 @@
 
 mod loss;
 mod notice;
+mod packing;
 mod policy;
 mod setup;
 mod store;
 
 pub use loss::{Loss, LossReason};
 pub use notice::{Action, Notice, Proof};
+pub use packing::{Compression, Dictionary, Format, Packing};
 pub use policy::{Keep, Policy, WhenFull};
 pub use setup::{
     Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
@@ -340,12 +342,16 @@ pub struct Publication {
     pub upstream: UpstreamId,
     /// This handing over.
     pub tag: Tag,
+    /// From which lane: within one the messages of a device leave in their order (P3).
+    pub lane: LaneId,
     /// The message.
     pub message: Arc<Message>,
     /// Its routing key, filled in.
     pub routing_key: String,
     /// What its route asks for; carried out before an upstream sees it, and settled with [`Outcome::Refused`] when it cannot be.
     pub senml: Senml,
+    /// With which others it may travel in one message upstream; `None`: it goes alone. It is settled by itself all the same.
+    pub packing: Option<Arc<Packing>>,
     /// An earlier handing over was left unresolved, or may have been before a restart: the consumer may have it already.
     pub resend: bool,
     /// It was salvaged from a damaged store: it comes late, and some that were accepted before it may be lost.

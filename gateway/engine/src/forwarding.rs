@@ -3,8 +3,8 @@
 
 use crate::caution::{Before, Held};
 use crate::delivery::{Flight, Refusal};
-use crate::event::{Attempts, Outcome, Output, Publication};
-use crate::id::{Tag, UpstreamId};
+use crate::event::{Attempts, Outcome, Output, Packing, Publication};
+use crate::id::{LaneId, Tag, UpstreamId};
 use crate::journal::Item;
 use crate::message::Message;
 use crate::mutant::Mutant;
@@ -12,6 +12,9 @@ use crate::router::routing_key;
 use crate::spool::Consequence;
 use crate::{Engine, Stopping, Waiter};
 use std::sync::Arc;
+
+/// Of what comes from no lane, which is a tombstone of one that nobody knows any more.
+pub(super) const NO_LANE: LaneId = LaneId(u16::MAX);
 
 impl Engine {
     pub(super) fn upstream_down(&mut self, upstream: UpstreamId) {
@@ -123,7 +126,10 @@ impl Engine {
         let Some((message, resend)) = next else { return false };
         let before = self.spool.id(lane).map_or(Before::Go, |id| self.caution.before(id, message.id));
         match before {
-            Before::Go => _ = self.publish(upstream, lane, message, resend),
+            Before::Go => {
+                let packing = self.spool.packing(lane);
+                self.publish(upstream, lane, message, resend, packing);
+            }
             Before::Mark(op) => {
                 self.caution.hold(Held { upstream, lane, message, resend });
                 self.journal.push(Item::new(op, Some(Waiter::Marked)));
@@ -148,7 +154,8 @@ impl Engine {
             self.spool.unsent(lane, message.id.seq, false);
             return;
         }
-        let tag = self.publish(upstream, lane, message, resend);
+        // By itself: in a batch it would be in hand for as long as that lingers, and more lives would end meanwhile.
+        let tag = self.publish(upstream, lane, message, resend, None);
         self.caution.out(tag);
     }
 
@@ -158,14 +165,32 @@ impl Engine {
         }
     }
 
-    fn publish(&mut self, upstream: UpstreamId, lane: usize, message: Arc<Message>, resend: bool) -> Tag {
+    fn publish(
+        &mut self,
+        upstream: UpstreamId,
+        lane: usize,
+        message: Arc<Message>,
+        resend: bool,
+        packing: Option<Arc<Packing>>,
+    ) -> Tag {
         let now = self.now.instant;
         let seq = message.id.seq;
         let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);
         let routing_key = routing_key(self.spool.routing_key(lane), &message);
         let senml = self.spool.senml(lane);
         let salvaged = self.spool.is_salvaged(lane);
-        let publication = Publication { upstream, tag, message, routing_key, senml, resend, salvaged };
+        let lane_id = self.spool.id(lane).unwrap_or(NO_LANE);
+        let publication = Publication {
+            upstream,
+            tag,
+            lane: lane_id,
+            message,
+            routing_key,
+            senml,
+            packing,
+            resend,
+            salvaged,
+        };
         self.outputs.push_back(Output::Publish(publication));
         if self.planted.is(Mutant::ForgetOnForward) {
             let consequence = self.spool.confirmed(lane, seq);

@@ -7,7 +7,7 @@
 //!
 //! So memory is always a prefix of the lane, and what is handed over comes from memory only: order needs no other rule.
 
-use crate::event::{Durability, LaneState, Policy, RouteSetup, Senml};
+use crate::event::{Durability, LaneState, Packing, Policy, RouteSetup, Senml};
 use crate::id::{DeviceId, LaneId, Seq, UpstreamId};
 use crate::message::Message;
 use crate::stats::LaneStats;
@@ -85,6 +85,7 @@ pub(crate) struct Lane {
     pub(crate) priority: u8,
     pub(crate) routing_key: Option<String>,
     pub(crate) senml: Senml,
+    pub(crate) packing: Option<Arc<Packing>>,
     pub(crate) policy: Policy,
     pub(crate) thinning: Thinning,
     /// Room is to be made here, and what could be discarded is not in memory.
@@ -125,6 +126,7 @@ impl Lane {
             priority: route.priority,
             routing_key: route.routing_key.clone(),
             senml: route.senml,
+            packing: route.packing.clone(),
             policy: route.policy,
             thinning: Thinning::default(),
             wants_room: false,

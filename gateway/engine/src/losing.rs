@@ -2,6 +2,7 @@
 //! between the ledger, the journal and delivery; decides nothing about what is lost.
 
 use crate::event::{Loss, LossReason, Notice, Op, Outcome, Output, Publication, Senml};
+use crate::forwarding::NO_LANE;
 use crate::id::{LaneId, MessageId, Tag, UpstreamId};
 use crate::journal::Item;
 use crate::lane::Ticket;
@@ -130,14 +131,24 @@ impl Engine {
             let next = self.ledger.next(now.instant, |lane| of(lane) == upstream);
             let Some((lane, message, resend)) = next else { continue };
             let resend = resend && !self.planted.is(Mutant::TombstoneUnmarked);
+            let lane_id = lane.unwrap_or(NO_LANE);
             let lane = lane.and_then(|lane| self.spool.index(lane)).unwrap_or_default();
             let MessageId { seq, .. } = message.id;
             let tag = self.delivery.sent(now.instant, upstream, lane, seq, message.device.clone(), resend);
             self.ledger.sent(message.id, tag);
             let routing_key = routing_key(self.spool.routing_key(lane), &message);
             let senml = Senml::Untouched;
-            let publication =
-                Publication { upstream, tag, message, routing_key, senml, resend, salvaged: false };
+            let publication = Publication {
+                upstream,
+                tag,
+                lane: lane_id,
+                message,
+                routing_key,
+                senml,
+                packing: None, // consumers know it by its headers
+                resend,
+                salvaged: false,
+            };
             self.outputs.push_back(Output::Publish(publication));
         }
     }

@@ -101,6 +101,7 @@ mod tests {
             durability: Durability::Disk,
             priority: 5,
             senml: Senml::Untouched,
+            packing: None,
             policy: Policy::default(),
             salvaged: false,
         }

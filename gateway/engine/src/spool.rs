@@ -1,7 +1,7 @@
 //! Decides where each message is safe and keeps the lanes in order. It tells what to commit and what to load, and who may
 //! be told that a message is safe; it does not speak to devices, the store or upstreams itself.
 
-use crate::event::{Attempts, Durability, LaneState, Op, RouteSetup, Senml};
+use crate::event::{Attempts, Durability, LaneState, Op, Packing, RouteSetup, Senml};
 use crate::id::{LaneId, Seq, UpstreamId};
 use crate::lane::{Entry, Lane, Place, State, Ticket};
 use crate::limits::Limits;
@@ -116,6 +116,7 @@ impl Spool {
                 lane.upstream = route.upstream;
                 lane.routing_key.clone_from(&route.routing_key);
                 lane.senml = route.senml;
+                lane.packing.clone_from(&route.packing);
                 lane.policy = route.policy;
                 lane.salvaged = route.salvaged;
                 lane.stats.name.clone_from(&route.name);
@@ -157,6 +158,11 @@ impl Spool {
     /// What a lane's route does with SenML.
     pub(crate) fn senml(&self, lane: usize) -> Senml {
         self.lanes.get(lane).map(|lane| lane.senml).unwrap_or_default()
+    }
+
+    /// How a lane's messages travel together.
+    pub(crate) fn packing(&self, lane: usize) -> Option<Arc<Packing>> {
+        self.lanes.get(lane)?.packing.clone()
     }
 
     /// The index of a lane.

@@ -27,6 +27,7 @@ fn route(lane: LaneId, filter: &str, durability: Durability) -> RouteSetup {
         durability,
         priority: 5,
         senml: Senml::Untouched,
+        packing: None,
         policy: Policy::default(),
         salvaged: false,
     }

@@ -116,5 +116,12 @@ fn path(route: &Route, config: &Config) -> String {
         }
         Durability::Disk => "on disk first".to_owned(),
     };
-    format!("{}: {} to {upstream}, {durability}, priority {}", route.name, route.filter, route.priority)
+    let together = route.packing.as_ref().map_or_else(String::new, |packing| {
+        let compressed = if packing.compression.is_some() { ", compressed" } else { "" };
+        format!(", in batches of {} messages{compressed}", packing.max_messages)
+    });
+    format!(
+        "{}: {} to {upstream}, {durability}, priority {}{together}",
+        route.name, route.filter, route.priority
+    )
 }

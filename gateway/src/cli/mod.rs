@@ -4,6 +4,7 @@
 mod check;
 mod dead;
 mod device;
+mod dictionary;
 mod http;
 mod listing;
 mod message;
@@ -79,6 +80,8 @@ enum Command {
     Spool(spool::Args),
     /// Look at the messages that no upstream would take, send them again, or give them up
     Dead(dead::Args),
+    /// Train a dictionary for compressed batches on messages
+    Dictionary(dictionary::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -136,6 +139,7 @@ pub fn run_with(
         Command::Status(args) => status::show(&args, file, out, err),
         Command::Spool(args) => spool::run(&args, file, out, err),
         Command::Dead(args) => dead::run(&args, file, out, err),
+        Command::Dictionary(args) => dictionary::run(&args, out, err),
     };
     match done {
         Ok(exit) => exit,

@@ -206,7 +206,7 @@ impl<'a> Section<'a> {
         match value.get_ref().as_table() {
             Some(table) => Section::new(self.report, schema, path.clone(), Some(table), Some(value.span())),
             None => {
-                self.not_a_table(value.span(), key, &format!("[{key}]"));
+                self.not_a_table(value.span(), key, &format!("[{path}]"));
                 absent()
             }
         }

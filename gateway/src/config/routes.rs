@@ -4,7 +4,8 @@ use super::mistake::quoted;
 use super::read::{Section, Span};
 use super::upstreams::{Named, SHORT_STRING_BYTES};
 use super::value::{self, Wrong, duration, integer, suggestion, word, wrong};
-use super::{Route, full, schema};
+use super::{Route, batches, full, schema};
+use std::path::Path;
 use std::time::Duration;
 use tidegate_engine::event::{Durability, Policy, Senml, WhenFull};
 use tidegate_engine::limits::Limits;
@@ -36,6 +37,7 @@ pub(super) fn routes(
     upstreams: &[Named],
     limits: &Limits,
     when_full: WhenFull,
+    base: &Path,
 ) -> Option<Vec<Route>> {
     let sections = root.sections(&schema::ROUTE);
     if let Some(extra) = sections.get(ROUTES) {
@@ -48,8 +50,11 @@ pub(super) fn routes(
     if sections.is_empty() {
         return default_route(root, upstreams, when_full).map(|route| vec![route]);
     }
-    let routes: Vec<Option<(Route, Option<Span>)>> =
-        sections.iter().take(ROUTES).map(|section| route(section, upstreams, limits, when_full)).collect();
+    let routes: Vec<Option<(Route, Option<Span>)>> = sections
+        .iter()
+        .take(ROUTES)
+        .map(|section| route(section, upstreams, limits, when_full, base))
+        .collect();
     unique(root, routes.iter().flatten());
     if upstreams.iter().all(|(_, _, upstream)| upstream.is_some())
         && let Some(routes) = routes.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
@@ -85,6 +90,7 @@ fn default_route(root: &Section<'_>, upstreams: &[Named], when_full: WhenFull) -
         durability: Durability::Relay { spill_after: SPILL_AFTER_DEFAULT },
         priority: u8::try_from(PRIORITY_DEFAULT).unwrap_or_default(),
         senml: Senml::Untouched,
+        packing: None,
         policy: Policy { when_full, ..Policy::default() },
     })
 }
@@ -94,6 +100,7 @@ fn route(
     upstreams: &[Named],
     limits: &Limits,
     when_full: WhenFull,
+    base: &Path,
 ) -> Option<(Route, Option<Span>)> {
     let filter = filter(section, limits);
     let upstream = upstream(section, upstreams);
@@ -120,6 +127,13 @@ fn route(
     let priority = section.get_or("priority", PRIORITY_DEFAULT, integer(0..=PRIORITY_MOST));
     let what = word(&[("untouched", Senml::Untouched), ("resolve", Senml::Resolve)]);
     let senml = section.get_or("senml", Senml::Untouched, what);
+    let known = batches::Route {
+        filter: filter.as_ref(),
+        routing_key: routing_key.as_deref(),
+        durability,
+        upstream: upstream.and_then(|index| upstreams.get(index)?.2.as_ref()),
+    };
+    let packing = batches::packing(section, &known, limits, base);
     let policy = full::policy(section, when_full);
     let name = section.get("name", |value| {
         let text = value::name(value)?;
@@ -143,6 +157,7 @@ fn route(
         durability,
         priority: u8::try_from(priority).unwrap_or_default(),
         senml,
+        packing,
         policy,
     };
     Some((route, span))

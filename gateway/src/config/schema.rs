@@ -189,11 +189,19 @@ pub(super) const ROUTE: Table = Table {
         key("spill_after"),
         key("priority"),
         key("senml"),
+        key("batch"),
+        key("compress"),
+        key("dictionary"),
         key("max_size"),
         key("when_full"),
         key("keep"),
         later("expires_after", "leave it out; messages do not expire"),
     ],
+};
+
+pub(super) const ROUTE_BATCH: Table = Table {
+    path: "route.batch",
+    keys: &[key("max_messages"), key("max_bytes"), key("linger"), key("format")],
 };
 
 pub(super) const LIMITS: Table = Table {
@@ -253,6 +261,7 @@ pub(super) const TABLES: &[&Table] = &[
     &UPSTREAM_FILE,
     &EXCHANGE,
     &ROUTE,
+    &ROUTE_BATCH,
     &LIMITS,
 ];
 

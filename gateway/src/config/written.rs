@@ -60,7 +60,7 @@ pub(super) fn config(
     let when_full = spool(&root, &mut limits);
 
     let upstreams = upstreams::upstreams(&root, base, &data_dir, environment);
-    let routes = routes::routes(&root, &upstreams, &limits, when_full);
+    let routes = routes::routes(&root, &upstreams, &limits, when_full, base);
     let upstreams = upstreams.into_iter().map(|(_, _, upstream)| upstream).collect::<Option<Vec<_>>>();
 
     let plain = |listen: Vec<Listener>| listen.into_iter().map(|listener| listener.address).collect();

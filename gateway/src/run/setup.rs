@@ -19,6 +19,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         durability: route.durability,
         priority: route.priority,
         senml: route.senml,
+        packing: route.packing.clone(),
         policy: route.policy,
         salvaged: false,
     };
@@ -46,6 +47,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
                 durability: Durability::Disk,
                 priority: same.map_or(0, |route| route.priority),
                 senml: same.map(|route| route.senml).unwrap_or_default(),
+                packing: same.and_then(|route| route.packing.clone()),
                 policy: same.map_or(discarding, |route| route.policy),
                 salvaged: true,
             });
@@ -65,6 +67,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
             durability: Durability::Disk,
             priority: 0,
             senml: Senml::Untouched,
+            packing: None,
             policy: discarding,
             salvaged: false,
         });

@@ -15,6 +15,8 @@ use tidegate_engine::message::{Message, Properties};
 
 /// SenML in JSON (RFC 8428, 5 and 12.3.1).
 const SENML_JSON: &str = "application/senml+json";
+/// The same as a stream (RFC 8428, 12.3.1).
+const SENSML_JSON: &str = "application/sensml+json";
 /// SenML in CBOR (RFC 8428, 6 and 12.3.2).
 const SENML_CBOR: &str = "application/senml+cbor";
 
@@ -79,13 +81,34 @@ pub fn resolve(message: &Message, limits: &Limits) -> Result<Message, Unfit> {
     Ok(Message { payload: Bytes::from(payload), properties: Some(Box::new(properties)), ..message.clone() })
 }
 
+/// For packs that are taken apart into the records of a larger one: the same as [`Limits`] has for packs that are resolved.
+const BOUNDS: Bounds = Bounds { records: 4_096, bytes: 1 << 20 };
+
+/// The records of a message that says it is SenML in JSON, resolved, each an object of JSON. Nothing where it is none, or of another
+/// version than RFC 8428's: records of several versions do not fit into one pack (4.4).
+pub(crate) fn records(message: &Message) -> Option<Vec<Vec<u8>>> {
+    let said = message.properties.as_deref()?.content_type.as_deref()?;
+    let (media_type, _) = said.split_once(';').unwrap_or((said, ""));
+    let media_type = media_type.trim();
+    let is_senml = [SENML_JSON, SENSML_JSON].iter().any(|known| media_type.eq_ignore_ascii_case(known));
+    if !is_senml || message.payload.is_empty() || message.payload.len() > BOUNDS.bytes {
+        return None;
+    }
+    let packed = json::read(&message.payload, BOUNDS).ok()?;
+    let resolved = resolve_all(packed, message.received.unix_ms, BOUNDS).ok()?;
+    if resolved.iter().any(|record| record.version.is_some()) {
+        return None;
+    }
+    resolved.iter().map(|record| serde_json::to_vec(record).ok()).collect()
+}
+
 /// What the publisher says it is; and of one that cannot say so what it looks like: a pack in CBOR begins with an array, which is no
 /// character of JSON.
 fn form(given: Option<&Properties>, payload: &[u8]) -> Result<Form, Unfit> {
     let said = given.and_then(|given| given.content_type.as_deref()).unwrap_or_default();
     let (media_type, _) = said.split_once(';').unwrap_or((said, ""));
     match media_type.trim().to_ascii_lowercase().as_str() {
-        SENML_JSON | "application/sensml+json" | "application/json" => Ok(Form::Json),
+        SENML_JSON | SENSML_JSON | "application/json" => Ok(Form::Json),
         SENML_CBOR | "application/sensml+cbor" | "application/cbor" => Ok(Form::Cbor),
         "" | "application/octet-stream" => {
             Ok(if matches!(payload.first(), Some(0x80..=0x9f)) { Form::Cbor } else { Form::Json })

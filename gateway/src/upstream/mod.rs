@@ -1,9 +1,12 @@
 //! The upstream contract: take messages, say what became of each, say when the link comes and goes.
-//! Implementations: `amqp091`, `file`. One contract test runs them all (`tests/upstream`).
+//! Implementations: `amqp091`, `file`. What is common to batches stands in `batch`. One contract test runs them all (`tests/upstream`).
 
 mod amqp091;
 mod backoff;
+mod batch;
 mod file;
+
+pub(crate) use batch::{Body, dictionary_id, train};
 
 use crate::config;
 use crate::inbox::Inbox;

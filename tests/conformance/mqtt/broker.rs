@@ -47,6 +47,7 @@ pub(crate) fn setup() -> Setup {
             durability: Durability::Disk,
             priority: 1,
             senml: Senml::Untouched,
+            packing: None,
             policy: Policy::default(),
             salvaged: false,
         }],

@@ -63,6 +63,7 @@ fn setup(epoch: u64) -> Setup {
             durability: Durability::Disk,
             priority: 5,
             senml: Senml::Untouched,
+            packing: None,
             policy: Policy::default(),
             salvaged: false,
         }],

@@ -1,6 +1,7 @@
 //! What the engine is told once, and again at a reload: the configuration as it sees it. Every bound stands in
 //! [`Limits`]; nothing of what happens at run time belongs here.
 
+use super::packing::Packing;
 use super::policy::Policy;
 use crate::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use crate::limits::Limits;
@@ -128,6 +129,8 @@ pub struct RouteSetup {
     pub priority: u8,
     /// What becomes of SenML on its way out.
     pub senml: Senml,
+    /// How its messages travel together; `None`: each by itself.
+    pub packing: Option<Arc<Packing>>,
     /// What it may take of the spool, and what becomes of it when that is full.
     pub policy: Policy,
     /// Its lane holds what was salvaged from a damaged store. Whether an upstream has it already, nobody knows.

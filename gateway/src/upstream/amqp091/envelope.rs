@@ -32,7 +32,7 @@ use tidegate_engine::message::{Message, Properties, Qos, Source};
 const HEADER_BYTES_MAX: usize = 24 << 10;
 
 /// The longest AMQP short string, in bytes (AMQP 0-9-1, 4.2.5.3).
-const SHORT_STRING_BYTES: usize = 255;
+pub(super) const SHORT_STRING_BYTES: usize = 255;
 
 /// basic.publish (AMQP 0-9-1, 1.8.3.7): class and method.
 const BASIC: u16 = 60;
@@ -41,15 +41,16 @@ const PUBLISH: u16 = 40;
 const MANDATORY: u8 = 1;
 
 /// Which properties follow, from the highest bit down, in the order in which they follow (AMQP 0-9-1, 4.2.6.1).
-mod flag {
-    pub(super) const CONTENT_TYPE: u16 = 1 << 15;
-    pub(super) const HEADERS: u16 = 1 << 13;
-    pub(super) const DELIVERY_MODE: u16 = 1 << 12;
+pub(super) mod flag {
+    pub(in super::super) const CONTENT_TYPE: u16 = 1 << 15;
+    pub(in super::super) const CONTENT_ENCODING: u16 = 1 << 14;
+    pub(in super::super) const HEADERS: u16 = 1 << 13;
+    pub(in super::super) const DELIVERY_MODE: u16 = 1 << 12;
     pub(super) const CORRELATION_ID: u16 = 1 << 10;
     pub(super) const REPLY_TO: u16 = 1 << 9;
-    pub(super) const MESSAGE_ID: u16 = 1 << 7;
-    pub(super) const TIMESTAMP: u16 = 1 << 6;
-    pub(super) const APP_ID: u16 = 1 << 3;
+    pub(in super::super) const MESSAGE_ID: u16 = 1 << 7;
+    pub(in super::super) const TIMESTAMP: u16 = 1 << 6;
+    pub(in super::super) const APP_ID: u16 = 1 << 3;
 }
 
 /// The `message-id` of a message: stable through every resend (P4), at most 255 bytes.
@@ -91,25 +92,37 @@ pub(super) fn publish(
             key.len()
         ));
     }
+    message(out, exchange, key, &publication.message.payload, |out| {
+        properties(out, gateway, publication, resend, &carried);
+    });
+    Ok(())
+}
+
+/// Writes the frames of a message; `properties` writes flags and properties. Exchange and routing key are short strings.
+pub(super) fn message(
+    out: &mut BytesMut,
+    exchange: &str,
+    routing_key: &str,
+    body: &[u8],
+    properties: impl FnOnce(&mut BytesMut),
+) {
     frame(out, FRAME_METHOD, |out| {
         out.put_u16(BASIC);
         out.put_u16(PUBLISH);
         out.put_u16(0); // reserved
         short_string(out, exchange);
-        short_string(out, key);
+        short_string(out, routing_key);
         out.put_u8(MANDATORY);
     });
-    let payload = &publication.message.payload;
     frame(out, FRAME_HEADER, |out| {
         out.put_u16(BASIC);
         out.put_u16(0); // weight, always zero
-        out.put_u64(payload.len() as u64);
-        properties(out, gateway, publication, resend, &carried);
+        out.put_u64(body.len() as u64);
+        properties(out);
     });
-    for part in payload.chunks(FRAME_BYTES as usize - FRAME_OVERHEAD_BYTES) {
+    for part in body.chunks(FRAME_BYTES as usize - FRAME_OVERHEAD_BYTES) {
         frame(out, FRAME_BODY, |out| out.put_slice(part));
     }
-    Ok(())
 }
 
 /// Property flags, properties, headers.
@@ -259,7 +272,7 @@ fn frame(out: &mut BytesMut, kind: u8, payload: impl FnOnce(&mut BytesMut)) {
 }
 
 /// What `content` writes, its length in four bytes before it.
-fn sized(out: &mut BytesMut, content: impl FnOnce(&mut BytesMut)) {
+pub(super) fn sized(out: &mut BytesMut, content: impl FnOnce(&mut BytesMut)) {
     let at = out.len();
     out.put_u32(0);
     content(out);
@@ -271,30 +284,30 @@ fn sized(out: &mut BytesMut, content: impl FnOnce(&mut BytesMut)) {
 }
 
 /// A string of at most 255 bytes, which the caller has seen to.
-fn short_string(out: &mut BytesMut, text: &str) {
+pub(super) fn short_string(out: &mut BytesMut, text: &str) {
     debug_assert!(text.len() <= SHORT_STRING_BYTES);
     out.put_u8(u8::try_from(text.len()).unwrap_or(u8::MAX));
     out.put_slice(text.as_bytes());
 }
 
 /// Entries of a table: name, type, value (AMQP 0-9-1, 4.2.5.5, with RabbitMQ's letters where they differ).
-mod header {
+pub(super) mod header {
     use super::{short_string, sized};
     use bytes::{BufMut, BytesMut};
 
-    pub(super) fn boolean(out: &mut BytesMut, name: &str, value: bool) {
+    pub(in super::super) fn boolean(out: &mut BytesMut, name: &str, value: bool) {
         short_string(out, name);
         out.put_u8(b't');
         out.put_u8(value.into());
     }
 
-    pub(super) fn long(out: &mut BytesMut, name: &str, value: i32) {
+    pub(in super::super) fn long(out: &mut BytesMut, name: &str, value: i32) {
         short_string(out, name);
         out.put_u8(b'I');
         out.put_i32(value);
     }
 
-    pub(super) fn long_long(out: &mut BytesMut, name: &str, value: i64) {
+    pub(in super::super) fn long_long(out: &mut BytesMut, name: &str, value: i64) {
         short_string(out, name);
         out.put_u8(b'l');
         out.put_i64(value);
@@ -332,7 +345,7 @@ mod tests {
     use amq_protocol::types::AMQPValue;
     use bytes::Bytes;
     use std::sync::Arc;
-    use tidegate_engine::id::{DeviceId, MessageId, Seq, Tag, UpstreamId};
+    use tidegate_engine::id::{DeviceId, LaneId, MessageId, Seq, Tag, UpstreamId};
     use tidegate_engine::message::{Qos, Source};
     use tidegate_engine::time::Stamp;
     use tidegate_engine::topic::Topic;
@@ -341,6 +354,7 @@ mod tests {
         Publication {
             upstream: UpstreamId(0),
             tag: Tag(1),
+            lane: LaneId(0),
             message: Arc::new(Message {
                 id: MessageId { epoch: 3, seq: Seq(41) },
                 device: DeviceId::new(device).unwrap(),
@@ -355,6 +369,7 @@ mod tests {
             }),
             routing_key: "sensors.a".to_owned(),
             senml: tidegate_engine::event::Senml::Untouched,
+            packing: None,
             resend: false,
             salvaged: false,
         }

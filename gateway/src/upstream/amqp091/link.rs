@@ -8,14 +8,20 @@
 //! **Channel errors.** The broker closes the channel for the fault of one message without saying of which. What was not
 //! confirmed by then is suspect: it is sent again, one at a time, and the one that closes the channel again is refused. A fault of
 //! set-up (no exchange, no permission) meets every message and refuses none: the link ends and is made again with back-off.
+//!
+//! **Batches.** What the broker says to a batch it may mean of any of its messages. Only a confirm settles them all; a batch that comes back or is
+//! refused is taken apart, and each of its messages is sent by itself, before whatever waits, and settled by what is said to it.
 
-use super::Order;
+use super::bundle;
 use super::connect::{CHANNEL, Link, Reply, exchange_fault};
-use super::envelope;
+use super::envelope::{self, SHORT_STRING_BYTES};
 use super::frames::Frame;
-use super::unconfirmed::Unconfirmed;
+use super::packer::{Closed, Packer, Ready};
+use super::unconfirmed::{Load, Unconfirmed};
+use super::{Order, SAME_FAULT_LOGGED_EVERY};
 use crate::config;
 use crate::inbox::{DriverGone, Inbox};
+use crate::upstream::batch::Compressor;
 use amq_protocol::protocol::basic::AMQPMethod as Basic;
 use amq_protocol::protocol::channel::{self, AMQPMethod as Channel};
 use amq_protocol::protocol::confirm::{self, AMQPMethod as Confirm};
@@ -95,6 +101,8 @@ pub(super) struct Session<'a> {
     report: Report<'a>,
     config: &'a config::Amqp,
     gateway: &'a GatewayId,
+    /// The engine's window, in messages.
+    window: usize,
     link: Link,
     /// The number of this link.
     ups: u64,
@@ -103,12 +111,19 @@ pub(super) struct Session<'a> {
     state: State,
     /// Handed over and not written yet; bounded by the engine's window.
     waiting: VecDeque<Publication>,
+    /// In batches that are not full; bounded by the window.
+    packer: Packer,
+    compressor: Compressor,
+    /// Of batches that were refused, to be sent one by one; bounded by the window.
+    apart: VecDeque<Publication>,
     /// On its way; bounded by the window.
     unconfirmed: Unconfirmed,
     /// What an error of the channel may have been about, oldest first; bounded by the window.
     suspects: VecDeque<Publication>,
     /// The publication under way is a suspect, sent alone.
     alone: bool,
+    /// When it was last said that a batch was refused.
+    split_said: Option<Instant>,
     /// Facts of this turn; bounded by the window.
     settled: Vec<(Tag, Outcome)>,
     /// A basic.return whose properties are still to come: why it came back, and its routing key.
@@ -126,6 +141,7 @@ impl<'a> Session<'a> {
         report: Report<'a>,
         config: &'a config::Amqp,
         gateway: &'a GatewayId,
+        window: usize,
         link: Link,
         ups: u64,
     ) -> Self {
@@ -134,6 +150,7 @@ impl<'a> Session<'a> {
             report,
             config,
             gateway,
+            window,
             blocked: link.blocked,
             stopped: false,
             link,
@@ -141,9 +158,13 @@ impl<'a> Session<'a> {
             ups_seen: 0,
             state: State::Open,
             waiting: VecDeque::new(),
+            packer: Packer::default(),
+            compressor: Compressor::default(),
+            apart: VecDeque::new(),
             unconfirmed: Unconfirmed::default(),
             suspects: VecDeque::new(),
             alone: false,
+            split_said: None,
             settled: Vec::new(),
             returning: None,
             last_sent: now,
@@ -174,6 +195,8 @@ impl<'a> Session<'a> {
         loop {
             self.write();
             self.report.settled(&mut self.settled).await?;
+            // A batch that cannot be written now needs no waking: what makes room does it.
+            let ripe = self.packer.due().filter(|_| self.open());
             tokio::select! {
                 // The broker comes last: one that never stops talking must not keep the others waiting, and none of them can.
                 biased;
@@ -184,6 +207,7 @@ impl<'a> Session<'a> {
                     }
                     self.look()?;
                 }
+                () = at(ripe) => {}
                 order = orders.recv(), if self.waiting.is_empty() && self.open() => match order {
                     Some(order) => {
                         self.order(order);
@@ -239,10 +263,55 @@ impl<'a> Session<'a> {
             }
         }
         while self.open()
-            && let Some(publication) = self.waiting.pop_front()
+            && let Some(publication) = self.apart.pop_front()
         {
             self.publish(publication, false);
         }
+        while self.open()
+            && let Some(publication) = self.waiting.pop_front()
+        {
+            if publication.packing.is_none() && self.packer.is_empty() {
+                self.publish(publication, false);
+            } else {
+                self.pack(publication);
+            }
+        }
+        if !self.packer.is_empty() && self.open() {
+            // With most of the window in here the engine hands nothing more over that could fill them.
+            let stuck = self.packer.messages() > self.window / 4 * 3;
+            let ready = if stuck { self.packer.all() } else { self.packer.ripe(Instant::now()) };
+            self.send(ready);
+        }
+    }
+
+    /// Puts a publication to others, as its route asks for, and writes what is ready by that.
+    fn pack(&mut self, publication: Publication) {
+        if publication.routing_key.len() > SHORT_STRING_BYTES {
+            // It is refused, and by itself.
+            self.publish(publication, false);
+            return;
+        }
+        let ready = self.packer.add(self.gateway, publication, Instant::now());
+        self.send(ready);
+    }
+
+    /// Writes what is ready, though there be no room for all of it: beyond what may be unsent, at most all open batches.
+    fn send(&mut self, ready: Vec<Ready>) {
+        for ready in ready {
+            match ready {
+                Ready::One(publication) => _ = self.publish(publication, false),
+                Ready::Batch(batch) => self.publish_batch(batch),
+            }
+        }
+    }
+
+    fn publish_batch(&mut self, batch: Closed) {
+        let exchange = &self.config.exchange.name;
+        let out = self.link.frames.output();
+        let id = bundle::publish(out, self.gateway, exchange, &batch, &mut self.compressor);
+        self.last_sent = Instant::now();
+        let Closed { publications, routing_key, .. } = batch;
+        self.unconfirmed.push(Load::Batch { publications, id, routing_key });
     }
 
     /// Writes one message; false when AMQP cannot carry it, which settles it.
@@ -251,7 +320,7 @@ impl<'a> Session<'a> {
         match envelope::publish(out, self.gateway, &self.config.exchange.name, &publication, resend) {
             Ok(()) => {
                 self.last_sent = Instant::now();
-                self.unconfirmed.push(publication);
+                self.unconfirmed.push(Load::One(publication));
                 true
             }
             Err(why) => {
@@ -360,10 +429,33 @@ impl<'a> Session<'a> {
     }
 
     fn confirm(&mut self, delivery_tag: u64, multiple: bool, outcome: &Outcome) -> Result<(), End> {
-        let settled = &mut self.settled;
-        if self.unconfirmed.confirm(delivery_tag, multiple, |publication, returned| {
-            settled.push((publication.tag, returned.map_or_else(|| outcome.clone(), Outcome::Returned)));
-        }) {
+        let (settled, apart) = (&mut self.settled, &mut self.apart);
+        let mut split = 0;
+        let known = self.unconfirmed.confirm(delivery_tag, multiple, |load, returned| match load {
+            Load::One(publication) => {
+                settled.push((publication.tag, returned.map_or_else(|| outcome.clone(), Outcome::Returned)));
+            }
+            Load::Batch { publications, .. } if returned.is_none() && *outcome == Outcome::Confirmed => {
+                settled.extend(publications.iter().map(|publication| (publication.tag, Outcome::Confirmed)));
+            }
+            Load::Batch { publications, .. } => {
+                split += publications.len();
+                // Of several queues some may have taken what the broker refuses; what comes back is in none.
+                let taken = returned.is_none();
+                apart.extend(publications.into_iter().map(|mut publication| {
+                    publication.resend |= taken;
+                    publication
+                }));
+            }
+        });
+        if split > 0 && self.split_said.is_none_or(|said| said.elapsed() >= SAME_FAULT_LOGGED_EVERY) {
+            self.split_said = Some(Instant::now());
+            warn!(
+                upstream = self.report.name,
+                "the broker does not take a batch: sending its {split} messages again one by one"
+            );
+        }
+        if known {
             Ok(())
         } else {
             Err(End::Lost(format!("the broker confirmed message {delivery_tag}, which nobody sent")))
@@ -381,14 +473,18 @@ impl<'a> Session<'a> {
             return Err(End::Lost(format!("the broker closed the channel: {reply}")));
         }
         self.returning = None;
-        let mut suspects = VecDeque::new();
-        for (publication, returned) in self.unconfirmed.start_afresh() {
-            match returned {
-                Some(why) => self.settled.push((publication.tag, Outcome::Returned(why))),
-                None if self.alone => {
+        // Those that were to be sent one by one were handed over before what is on its way.
+        let mut suspects = std::mem::take(&mut self.apart);
+        for (load, returned) in self.unconfirmed.start_afresh() {
+            match (load, returned) {
+                (Load::Batch { publications, .. }, _) => suspects.extend(publications),
+                (Load::One(publication), Some(why)) => {
+                    self.settled.push((publication.tag, Outcome::Returned(why)));
+                }
+                (Load::One(publication), None) if self.alone => {
                     self.settled.push((publication.tag, Outcome::Refused(reply.to_string())));
                 }
-                None => suspects.push_back(publication),
+                (Load::One(publication), None) => suspects.push_back(publication),
             }
         }
         if !suspects.is_empty() {
@@ -440,6 +536,14 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+}
+
+/// Waits until then; for ever without a time.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,6 +1,6 @@
 //! AMQP 0-9-1: the thread, its orders, and making the link again for as long as anybody wants it.
-//! What happens on a link stands in `link`, how one is made in `connect`, what a message looks like in `envelope`, what awaits
-//! its confirm in `unconfirmed`, and the bytes in `frames`.
+//! What happens on a link stands in `link`, how one is made in `connect`, what a message looks like in `envelope`, which travel
+//! together in `packer` and what they look like then in `bundle`, what awaits its confirm in `unconfirmed`, and the bytes in `frames`.
 //!
 //! The codec is lapin's (`amq-protocol`); lapin itself has a thread, a channel and a promise between a message and its confirm, which cost
 //! two thirds of all the processor time that the gateway spent on a message. One task that writes frames and reads confirms needs a sixth of it, and
@@ -9,10 +9,12 @@
 //! This connection only publishes. Commands will come in on a connection of their own, because a broker that is short of
 //! memory blocks connections that publish and must not stop commands with them.
 
+mod bundle;
 mod connect;
 mod envelope;
 mod frames;
 mod link;
+mod packer;
 mod unconfirmed;
 
 use super::backoff::Backoff;
@@ -80,6 +82,7 @@ impl Amqp091 {
         let worker = Worker {
             id,
             name: name.to_owned(),
+            window,
             urls,
             config: config.clone(),
             gateway: gateway.clone(),
@@ -131,6 +134,7 @@ impl Upstream for Amqp091 {
 struct Worker {
     id: UpstreamId,
     name: String,
+    window: usize,
     urls: Vec<Url>,
     config: config::Amqp,
     gateway: GatewayId,
@@ -155,7 +159,7 @@ impl Worker {
                 return;
             }
             let report = Report { upstream: self.id, name: &self.name, inbox: &self.inbox };
-            let session = Session::new(report, &self.config, &self.gateway, link, ups);
+            let session = Session::new(report, &self.config, &self.gateway, self.window, link, ups);
             let end = session.run(&mut self.orders, &self.reset).await;
             if matches!(end, End::Stopped)
                 || self.inbox.send(Input::UpstreamDown { upstream: self.id }).await.is_err()
