@@ -42,7 +42,7 @@ enum State {
     Free,
     Marking(Held),
     Marked(Held),
-    Out(Tag),
+    Out(UpstreamId, Tag),
 }
 
 #[derive(Debug)]
@@ -72,7 +72,7 @@ impl Caution {
     /// A mark that a life has left which was not careful to its end, and that nobody needs.
     pub(crate) fn leftover(&self, recovered: &Recovered) -> Option<Op> {
         let there = recovered.records.iter().any(|(key, _)| *key == key_of_mark());
-        (there && !self.is_careful()).then(|| Op::Remove { key: key_of_mark() })
+        (there && !self.is_careful()).then(unmark)
     }
 
     /// Plants a deliberate defect.
@@ -113,10 +113,10 @@ impl Caution {
         self.state = State::Marking(held);
     }
 
-    /// The mark is durable.
-    pub(crate) fn marked(&mut self) {
+    /// The mark on this message is durable.
+    pub(crate) fn marked(&mut self, id: MessageId) {
         self.state = match std::mem::replace(&mut self.state, State::Free) {
-            State::Marking(held) => State::Marked(held),
+            State::Marking(held) if held.message.id == id => State::Marked(held),
             state => state,
         };
     }
@@ -137,23 +137,31 @@ impl Caution {
         }
         match std::mem::replace(&mut self.state, State::Free) {
             State::Marking(held) | State::Marked(held) => Some(held),
-            State::Free | State::Out(_) => None,
+            State::Free | State::Out(..) => None,
         }
     }
 
     /// The message is handed over.
-    pub(crate) fn out(&mut self, tag: Tag) {
-        self.state = State::Out(tag);
+    pub(crate) fn out(&mut self, upstream: UpstreamId, tag: Tag) {
+        self.state = State::Out(upstream, tag);
         self.left = self.left.saturating_sub(1);
     }
 
-    /// What was handed over is settled, or lost with its link. After the last one the mark goes.
-    pub(crate) fn through(&mut self, tag: Tag) -> Option<Op> {
-        if !matches!(self.state, State::Out(out) if out == tag) {
+    /// What was handed over is settled, or lost with its link. After the last one the mark goes, and when the message `stays` here:
+    /// whatever this life dies of later is not its doing.
+    pub(crate) fn through(&mut self, tag: Tag, stays: bool) -> Option<Op> {
+        if !matches!(self.state, State::Out(_, out) if out == tag) {
             return None;
         }
         self.state = State::Free;
-        (self.left == 0).then(|| Op::Remove { key: key_of_mark() })
+        (stays || self.left == 0).then(unmark)
+    }
+
+    /// An upstream takes nothing for now, and may say nothing of what is under way to it: others do not wait for that.
+    pub(crate) fn blocked(&mut self, upstream: UpstreamId) {
+        if matches!(self.state, State::Out(of, _) if of == upstream) {
+            self.state = State::Free;
+        }
     }
 
     /// The store can make no mark: what waits on it must leave all the same. Gives the message that waited.
@@ -164,6 +172,11 @@ impl Caution {
         }
         held
     }
+}
+
+/// The mark goes.
+pub(crate) fn unmark() -> Op {
+    Op::Remove { key: key_of_mark() }
 }
 
 fn key_of_mark() -> RecordKey {

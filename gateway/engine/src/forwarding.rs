@@ -20,7 +20,7 @@ impl Engine {
     pub(super) fn upstream_down(&mut self, upstream: UpstreamId) {
         let flights = self.delivery.down(upstream);
         for (tag, flight) in flights {
-            self.careful_through(tag);
+            self.careful_through(tag, true);
             if self.ledger.has(tag) {
                 self.ledger.unsettled(self.now.instant, tag);
                 continue;
@@ -37,7 +37,7 @@ impl Engine {
 
     pub(super) fn settled(&mut self, upstream: UpstreamId, tag: Tag, outcome: Outcome) {
         let Some(flight) = self.delivery.settled(upstream, tag) else { return };
-        self.careful_through(tag);
+        self.careful_through(tag, outcome != Outcome::Confirmed);
         let outcome = match outcome {
             Outcome::Returned(_) if self.planted.is(Mutant::ReturnedIsDelivered) => Outcome::Confirmed,
             outcome => outcome,
@@ -131,8 +131,9 @@ impl Engine {
                 self.publish(upstream, lane, message, resend, packing);
             }
             Before::Mark(op) => {
+                let id = message.id;
                 self.caution.hold(Held { upstream, lane, message, resend });
-                self.journal.push(Item::new(op, Some(Waiter::Marked)));
+                self.journal.push(Item::new(op, Some(Waiter::Marked(id))));
                 self.stirred = true;
             }
             Before::GiveUp(deaths) => {
@@ -156,11 +157,11 @@ impl Engine {
         }
         // By itself: in a batch it would be in hand for as long as that lingers, and more lives would end meanwhile.
         let tag = self.publish(upstream, lane, message, resend, None);
-        self.caution.out(tag);
+        self.caution.out(upstream, tag);
     }
 
-    fn careful_through(&mut self, tag: Tag) {
-        if let Some(op) = self.caution.through(tag) {
+    fn careful_through(&mut self, tag: Tag, stays: bool) {
+        if let Some(op) = self.caution.through(tag, stays) {
             self.journal.push(Item::new(op, None));
         }
     }

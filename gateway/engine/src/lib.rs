@@ -63,7 +63,7 @@ enum Waiter {
     /// A dead letter stands in its lane again.
     Requeued,
     /// The mark on what is handed over next is made.
-    Marked,
+    Marked(MessageId),
     /// Something that a receipt waits for.
     Ticket(Ticket),
     /// What the ledger of losses had to write.
@@ -106,6 +106,10 @@ pub struct Engine {
     /// A fact has come that `turn_over` has not worked on yet.
     stirred: bool,
     hold: Hold,
+    /// It holds because the spool is full.
+    held_by_disk: bool,
+    /// Room was made a moment ago.
+    room_rests: bool,
     stopping: Stopping,
     store_fault: Option<StoreFault>,
     planted: Planted,
@@ -147,6 +151,8 @@ impl Engine {
             taken: dead::Taken::default(),
             stirred: true,
             hold: Hold::Nobody,
+            held_by_disk: false,
+            room_rests: false,
             stopping: Stopping::No,
             store_fault: None,
             planted,
@@ -237,6 +243,7 @@ impl Engine {
                 self.delivery.blocked(now.instant, upstream, blocked);
                 if blocked {
                     self.saves.extend(self.spool.spill_upstream(upstream));
+                    self.caution.blocked(upstream);
                 }
             }
             Input::Settled { upstream, tag, outcome } => self.settled(upstream, tag, outcome),
@@ -365,8 +372,10 @@ impl Engine {
         let disk = self.spool.disk_bytes();
         let (full, busy) = (limits.unsafe_bytes, limits.unsafe_bytes - limits.unsafe_bytes / 4);
         let hold_at = self.spool.hold_at();
-        let room = hold_at - hold_at / 8;
-        let (hold, reason) = if disk >= hold_at || self.hold == Hold::All && disk > room {
+        // Where messages are discarded, that ends just below the bound.
+        let room = if hold_at > limits.spool_bytes { limits.spool_bytes } else { hold_at - hold_at / 8 };
+        self.held_by_disk = disk >= hold_at || self.held_by_disk && disk > room;
+        let (hold, reason) = if self.held_by_disk {
             (Hold::All, "the spool is full (spool.max_size); it drains when the upstream takes messages")
         } else if memory >= full || self.hold == Hold::All && memory > busy {
             (Hold::All, "messages come in faster than they can be made safe")

@@ -55,6 +55,11 @@ impl Engine {
         if !self.losses_ordered.is_empty() || !self.with_losses.is_empty() {
             return;
         }
+        if std::mem::take(&mut self.room_rests) {
+            // First what the upstreams can take: that need not be discarded.
+            self.stirred = true;
+            return;
+        }
         let discards = self.spool.make_room();
         let mut counts: BTreeMap<(Option<LaneId>, LossReason), u64> = BTreeMap::new();
         for Discard { lane: index, message, reason } in discards {
@@ -97,6 +102,7 @@ impl Engine {
     pub(super) fn losses_written(&mut self) {
         // Room is made only while nothing is ordered: what was discarded for it stands in the first.
         self.spool.discarded();
+        self.room_rests = true;
         for ticket in self.losses_ordered.pop_front().unwrap_or_default() {
             self.count(Some(ticket), true);
         }

@@ -1,5 +1,6 @@
 //! The store: what is ordered from it, and what its answers mean. Takes nothing for safe before the store has said so (P1).
 
+use crate::caution;
 use crate::event::{Notice, Op, Output, StoreFault};
 use crate::id::BatchId;
 use crate::journal::Item;
@@ -80,7 +81,7 @@ impl Engine {
                         }));
                     }
                 }
-                Some(Waiter::Marked) => self.caution.marked(),
+                Some(Waiter::Marked(id)) => self.caution.marked(id),
                 Some(Waiter::Requeued) => self.requeue_committed(&item.op),
                 Some(Waiter::Ticket(ticket)) => self.count(Some(ticket), true),
                 Some(Waiter::Losses) => self.losses_written(),
@@ -95,6 +96,8 @@ impl Engine {
         self.journal.failed(self.now.instant, batch, &fault);
         if let Some(held) = self.caution.give_up() {
             self.spool.unsent(held.lane, held.message.id.seq, false);
+            // Should the store work again, the mark that waits there must not stay.
+            self.journal.push(Item::new(caution::unmark(), None));
         }
         self.note_store(Some(fault));
     }

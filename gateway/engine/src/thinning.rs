@@ -8,8 +8,8 @@ use crate::message::Message;
 use crate::topic::Topic;
 use std::collections::BTreeMap;
 
-/// The doubling of a period ends here: by then it is longer than anything waits.
-const PASSES_MOST: u32 = 32;
+/// Devices' topics of which the last message that stays is remembered. Beyond it is begun anew, and of each topic one more stays.
+const KEPT_MOST: usize = 8_192;
 
 /// The last message of a device and topic that stays.
 #[derive(Debug)]
@@ -24,9 +24,10 @@ struct Kept {
 pub(crate) struct Thinning {
     /// In this pass, up to here.
     upto: Seq,
-    /// In this pass. At most one for each message that stays in memory.
+    /// In earlier passes, up to here.
+    thinned_upto: Seq,
+    /// In this pass; [`KEPT_MOST`] at the most.
     kept: BTreeMap<(DeviceId, Topic), Kept>,
-    passes: u32,
 }
 
 impl Thinning {
@@ -41,13 +42,18 @@ impl Thinning {
         let received_ms = message.received.unix_ms;
         let key = (message.device.clone(), message.topic.clone());
         let Some(kept) = self.kept.get_mut(&key) else {
+            if self.kept.len() >= KEPT_MOST {
+                self.kept.clear();
+            }
             self.kept.insert(key, Kept { received_ms, discarded: 0 });
             return true;
         };
         let keeps = match keep {
             Keep::Every(n) => kept.discarded + 1 >= n,
+            // Of one in so long every other one: one in twice as long.
+            Keep::OneIn(_) if message.id.seq <= self.thinned_upto => kept.discarded > 0,
             Keep::OneIn(period) => {
-                let period = period.as_millis().saturating_mul(1 << self.passes.min(PASSES_MOST));
+                let period = period.as_millis();
                 // Before it: the clock was set back, and nobody can tell how long that was.
                 let since = i128::from(received_ms) - i128::from(kept.received_ms);
                 since < 0 || since.unsigned_abs() >= period
@@ -63,9 +69,9 @@ impl Thinning {
 
     /// The end was reached: from the oldest on again.
     pub(crate) fn begin_again(&mut self) {
+        self.thinned_upto = self.thinned_upto.max(self.upto);
         self.upto = Seq(0);
         self.kept.clear();
-        self.passes = self.passes.saturating_add(1);
     }
 }
 

@@ -101,14 +101,13 @@ impl Lane {
         let mut freed = 0;
         if let WhenFull::Thin(keep) = self.policy.when_full {
             freed = self.thin(needed, keep, index, discards);
-            // There is more to be thinned where this came from, and room for it in memory.
-            if self.tail.is_some() && self.is_low(messages, bytes) {
+            // There is more to be thinned here, or where this came from with room for it in memory.
+            let at_end = freed < needed && discards.len() < DISCARDS_AT_ONCE;
+            if !at_end || (self.tail.is_some() && self.is_low(messages, bytes)) {
                 return freed;
             }
-            if freed < needed {
-                self.thinning.begin_again();
-                freed += self.thin(needed - freed, keep, index, discards);
-            }
+            self.thinning.begin_again();
+            freed += self.thin(needed - freed, keep, index, discards);
         }
         while freed < needed && discards.len() < DISCARDS_AT_ONCE {
             let Some(message) = self.on_medium().next() else { break };

@@ -69,7 +69,7 @@ pub(super) fn missing(db: &mut Connection, lane: LaneId) -> Result<(u64, Option<
     }
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     count(&tx, lane, there - counted, 0, 0)?;
-    let note = salvage::note(&tx, format!("missing {}", lane.0), missing, Some(lane))?;
+    let note = salvage::note(&tx, format!("missing {} {}", lane.0, super::now_ms()), missing, Some(lane))?;
     tx.commit()?;
     Ok((missing, Some(note)))
 }

@@ -473,7 +473,6 @@ impl<'a> Session<'a> {
             return Err(End::Lost(format!("the broker closed the channel: {reply}")));
         }
         self.returning = None;
-        // Those that were to be sent one by one were handed over before what is on its way.
         let mut suspects = std::mem::take(&mut self.apart);
         for (load, returned) in self.unconfirmed.start_afresh() {
             match (load, returned) {
@@ -494,6 +493,8 @@ impl<'a> Session<'a> {
                 suspects.len()
             );
         }
+        // Of those that were to be sent one by one some may be on their way: all go again in the order in which they were handed over.
+        suspects.make_contiguous().sort_by_key(|publication| publication.tag);
         suspects.append(&mut self.suspects);
         self.suspects = suspects;
         self.alone = false;
