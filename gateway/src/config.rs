@@ -12,6 +12,7 @@ mod limits;
 mod mistake;
 mod mqtt;
 mod network;
+mod order;
 mod oscore;
 mod psk;
 mod read;
@@ -39,7 +40,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tidegate_engine::event::{Anonymous, DeviceSetup, Durability, Packing, Policy, Senml, WhenFull};
+use tidegate_engine::event::{Anonymous, DeviceSetup, Drain, Durability, Packing, Policy, Senml, WhenFull};
 use tidegate_engine::id::GatewayId;
 use tidegate_engine::limits::Limits;
 use tidegate_engine::resource::Resource;
@@ -248,6 +249,8 @@ pub struct Upstream {
     pub kind: UpstreamKind,
     /// `window`: messages handed over and not settled at the most.
     pub window: usize,
+    /// `drain_messages_per_second` and `drain_size_per_second`.
+    pub drain: Drain,
 }
 
 /// The kinds of upstream.

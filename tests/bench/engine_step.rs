@@ -13,7 +13,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::collections::VecDeque;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
-    Anonymous, Durability, Input, Outcome, Output, Peer, Recovered, RouteSetup, Setup, UpstreamSetup,
+    Anonymous, Drain, Durability, Input, Outcome, Output, Peer, Recovered, RouteSetup, Setup, UpstreamSetup,
 };
 use tidegate_engine::id::{ConnId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
@@ -40,7 +40,11 @@ fn engine(durability: Durability) -> Engine {
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
         resources: tidegate_engine::resource::Resource::shipped(),
-        upstreams: vec![UpstreamSetup { name: "cloud".into(), window: limits.upstream_window }],
+        upstreams: vec![UpstreamSetup {
+            name: "cloud".into(),
+            window: limits.upstream_window,
+            drain: Drain::default(),
+        }],
         routes: vec![RouteSetup {
             lane: LaneId(1),
             name: "all".into(),

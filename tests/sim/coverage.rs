@@ -31,8 +31,11 @@ paths! {
     arrived, 15_000, "messages that reached the consumer";
     dropped_oldest, 50, "messages discarded because they were the oldest";
     dropped_newest, 50, "messages discarded as they came";
+    expired, 50, "messages that expired";
     thinned, 20, "messages thinned out";
     tombstones, 5, "tombstones that reached the consumer";
+    live, 2_000, "messages handed over ahead of a backlog, or where there was none to go ahead of";
+    drained, 20, "messages of a backlog handed over within a limit";
     duplicated, 100, "marked duplicates at the consumer";
     inverted, 10, "inversions excused by a refusal";
     safe_upstream, 3_000, "acknowledgements without any write (P6)";

@@ -3,7 +3,7 @@
 
 use super::disk::Condition;
 use super::oracle::Held;
-use super::plan::{MS, SECOND, durability};
+use super::plan::{MS, SECOND, durability, order};
 use super::upstream::{Turn, turn};
 use super::world::{Event, World};
 use fastrand::Rng;
@@ -108,6 +108,15 @@ impl World {
                 2 if rng.bool() => route.filter = None,
                 2 => route.filter = Filter::new("sensors/#").ok(),
                 _ => {}
+            }
+        }
+        if self.plan.orders {
+            // By numbers of their own: the kept seeds stay what they are.
+            let mut own = rng.clone();
+            for route in &mut setup.routes {
+                if own.u8(..3) == 0 {
+                    route.policy.order = order(&mut own);
+                }
             }
         }
         let most = setup.limits.upstream_window;

@@ -456,6 +456,7 @@ impl World {
             Notice::Lost { reason: LossReason::DroppedNewest, messages, .. } => {
                 self.coverage.dropped_newest += messages;
             }
+            Notice::Lost { reason: LossReason::Expired, messages, .. } => self.coverage.expired += messages,
             Notice::Lost { reason: LossReason::Thinned, messages, .. } => self.coverage.thinned += messages,
             Notice::Holding { on: true, .. } => self.coverage.holds += 1,
             Notice::SubscriberOverrun { client, .. } => {

@@ -130,7 +130,8 @@ impl Losses {
                 self.damaged
             )));
         }
-        let told: u64 = ["dropped-oldest", "thinned"].map(|reason| self.messages(reason)).iter().sum();
+        let told: u64 =
+            ["dropped-oldest", "thinned", "expired"].map(|reason| self.messages(reason)).iter().sum();
         if told != self.discarded {
             let discarded = self.discarded;
             return Err(Violation(format!(

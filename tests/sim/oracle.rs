@@ -10,7 +10,8 @@
 //! - **P3** Ids ascend as the messages came in. A lane hands the messages of a device over for the first time in that
 //!   order, and none while an earlier one is refused and not through. At the consumer, a message's first arrival after a
 //!   later one's is excused only when the later one's arriving copy was handed over before the engine knew of a refusal
-//!   of the earlier.
+//!   of the earlier. Where a route has live messages go ahead, all this holds for the live ones and for the backlog, each by itself;
+//!   and no backlog goes while a live message that is on the medium could go first.
 //! - **P4** An id belongs to one message for ever. The second arrival of an id carries the resend mark; a message that
 //!   never was under way does not. A message has no more ids than times it was received; a CoAP exchange gives one id
 //!   in one life of the gateway; a QoS 2 message of a client that keeps its state has one id, ever.
@@ -29,14 +30,14 @@ use super::observing::Observing;
 use super::payload::{self, Key};
 use super::retained::Retained;
 use super::subscribers::Subscribers;
-use super::upstream::Handed;
 use crate::powercut::{Ledger, Mark};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use tidegate_engine::event::{Batch, Op, Outcome, Publication, RecordKey, RecordKind, Setup, WhenFull};
-use tidegate_engine::id::{LaneId, MessageId, Seq, Tag, UpstreamId};
-use tidegate_engine::message::{Message, Source};
+use tidegate_engine::event::{Batch, Op, Order as Priority, RecordKey, RecordKind, Setup, WhenFull};
+use tidegate_engine::id::{LaneId, MessageId, UpstreamId};
+use tidegate_engine::message::Message;
+use tidegate_engine::time::Duration;
 use tidegate_engine::topic::Topic;
 
 /// A broken promise, in words.
@@ -52,9 +53,10 @@ macro_rules! broken {
 
 mod ending;
 mod known;
+mod order;
 
 pub(crate) use known::Record;
-use known::{Copy, Flight, Known, Order, marked};
+use known::{Copy, Known, Order, marked};
 
 /// With so many remembered exchanges of a peer none is forgotten while its datagrams may still come.
 pub(crate) const MANY_EXCHANGES: usize = 512;
@@ -71,11 +73,19 @@ pub(crate) struct Oracle {
     /// What tombstones tell.
     pub(crate) losses: Losses,
     ids: BTreeMap<MessageId, Key>,
+    /// When each id was heard of first: it was accepted then, or before.
+    seen: BTreeMap<MessageId, u64>,
     copies: BTreeMap<(LaneId, u16, MessageId), Copy>,
     orders: BTreeMap<(LaneId, u16), Order>,
     /// How many lives began with the mark on a message.
     deaths: BTreeMap<(LaneId, MessageId), u32>,
     upstreams: Vec<Known>,
+    /// Lanes in which live messages may go ahead, or might earlier in this life.
+    overtakes: BTreeSet<LaneId>,
+    /// When something of a backlog was handed over in this life, in steps.
+    backlog_handed: BTreeMap<LaneId, Vec<u64>>,
+    /// When the configuration was read last, in steps.
+    configured_at: u64,
     /// What local subscribers get.
     pub(crate) subscribers: Subscribers,
     /// What CoAP observers get.
@@ -86,12 +96,16 @@ pub(crate) struct Oracle {
     pub(crate) ledger: Option<Ledger>,
     /// Commits that were ordered and not answered.
     ordered: VecDeque<Arc<Batch>>,
+    /// What time it is, in virtual microseconds.
+    pub(crate) now: u64,
     /// Steps of the engine so far.
     pub(crate) step: u64,
     /// Commits that inserted something, over all lives.
     pub(crate) inserts: u64,
     /// Arrivals of an id that had arrived before.
     pub(crate) duplicates: u64,
+    /// Messages handed over as live, on routes that have them go ahead.
+    pub(crate) live: u64,
     /// First arrivals.
     pub(crate) arrivals: u64,
     /// Messages whose order at the consumer was turned round, excused.
@@ -113,10 +127,16 @@ impl Oracle {
             retained: Retained::default(),
             losses: Losses::default(),
             ids: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            now: 0,
             copies: BTreeMap::new(),
             orders: BTreeMap::new(),
             deaths: BTreeMap::new(),
             upstreams,
+            overtakes: BTreeSet::new(),
+            backlog_handed: BTreeMap::new(),
+            configured_at: 0,
+            live: 0,
             subscribers: Subscribers::default(),
             observing: Observing::default(),
             nonces: Nonces::default(),
@@ -141,6 +161,7 @@ impl Oracle {
             excused: false,
             required: Vec::new(),
             ids: Vec::new(),
+            came: 0,
             exchanges: BTreeSet::new(),
         });
     }
@@ -157,6 +178,9 @@ impl Oracle {
     /// The configuration holds from now on: at a start, or at a reload.
     pub(crate) fn configured(&mut self, setup: &Setup) {
         self.setup = setup.clone();
+        self.configured_at = self.step;
+        let others = self.setup.routes.iter().filter(|route| route.policy.order != Priority::OldestFirst);
+        self.overtakes.extend(others.map(|route| route.lane));
         // What has come in may still stand in a buffer of a connection that is not read: it is routed as of now.
         for record in self.records.iter_mut().flatten() {
             if !record.acked && !record.required.is_empty() {
@@ -177,6 +201,7 @@ impl Oracle {
             broken!("{key} came in under {topic}, and was sent under {}", record.topic);
         }
         if record.required.is_empty() {
+            record.came = self.now;
             self.subscribers.received(key, record.qos);
         }
         self.observing.received(key, topic);
@@ -321,6 +346,7 @@ impl Oracle {
         record.ids.push(id);
         let qos = record.qos;
         self.ids.insert(id, key);
+        self.seen.insert(id, self.now);
         if let Some(ledger) = &self.ledger {
             ledger.mark(Mark::Named { id, key, qos });
         }
@@ -392,7 +418,7 @@ impl Oracle {
             if let Op::Forget { lane, seq } = op {
                 // Discarded while it was refused: it holds nobody up any more.
                 let orders = self.orders.iter_mut().filter(|((of, _), _)| of == lane);
-                orders.for_each(|(_, order)| order.refused.retain(|id| id.seq != *seq));
+                orders.for_each(|(_, order)| order.ended(self.step, |id| id.seq == *seq));
             }
             let (Op::Insert { lane, message }
             | Op::Bury { lane, message, .. }
@@ -402,6 +428,9 @@ impl Oracle {
             };
             let Some(device) = device_index(message) else { continue };
             let copy = self.copies.entry((*lane, device, message.id)).or_default();
+            if !copy.safe {
+                copy.safe_at = self.step;
+            }
             copy.safe = true;
             if matches!(op, Op::Requeue { .. }) {
                 copy.put_back(self.step);
@@ -409,142 +438,8 @@ impl Oracle {
             if matches!(op, Op::Bury { .. }) {
                 copy.buried = true;
                 if let Some(order) = self.orders.get_mut(&(*lane, device)) {
-                    order.refused.remove(&message.id);
+                    order.ended(self.step, |id| *id == message.id);
                 }
-            }
-        }
-    }
-
-    /// The engine hands a message over: P3 and P4 at the engine's boundary.
-    pub(crate) fn published(&mut self, publication: &Publication) -> Held {
-        let message = &publication.message;
-        if message.source == Source::Gateway {
-            return self.losses.published(publication, self.setup.epoch);
-        }
-        let key = self.see(message)?;
-        let id = message.id;
-        let lane = publication.routing_key.strip_prefix('r').and_then(|rest| rest.split_once('.'));
-        let Some((Ok(lane), rest)) = lane.map(|(lane, rest)| (lane.parse().map(LaneId), rest)) else {
-            broken!("routing key {} of {key}", publication.routing_key);
-        };
-        if rest.split_once('.').map(|(device, _)| device) != Some(message.device.as_str()) {
-            broken!("routing key {} of {key}", publication.routing_key);
-        }
-        let Some(route) = self.setup.routes.iter().find(|route| route.lane == lane) else {
-            broken!("{key} is handed over on {lane:?}, which does not exist");
-        };
-        if route.upstream != publication.upstream {
-            broken!("{key} of {lane:?} is handed over to {:?}", publication.upstream);
-        }
-        let index = usize::from(publication.upstream.0);
-        let window = self.setup.upstreams.get(index).map_or(0, |u| u.window);
-        let epoch = self.setup.epoch;
-        let Some(known) = self.upstreams.get_mut(index) else { broken!("no such upstream") };
-        if !known.up || known.blocked {
-            broken!("{key} is handed over to u{index}, which is down or blocked");
-        }
-        let flight = Flight { lane, device: key.device, id, refused: false };
-        known.flights.insert(publication.tag, flight);
-        if known.flights.len() > window.max(1) {
-            broken!("bounds: {} under way to u{index}, its window is {window}", known.flights.len());
-        }
-        let copy = self.copies.entry((lane, key.device, id)).or_default();
-        let order = self.orders.entry((lane, key.device)).or_default();
-        if copy.requeued {
-            // Others have gone meanwhile: no order is promised.
-            if !message.duplicate {
-                broken!("P4: {key} {id:?} was a dead letter, and is sent again without the mark");
-            }
-        } else if !copy.published {
-            if publication.resend && id.epoch == epoch {
-                broken!("P4: {key} {id:?} was never handed over and has the resend mark");
-            }
-            if let Some(highest) = order.highest_published.filter(|highest| *highest > id) {
-                broken!("P3: {key} {id:?} is handed over on {lane:?} after {highest:?}");
-            }
-            if let Some(refused) = order.refused.iter().find(|refused| **refused < id) {
-                broken!("P3: {key} {id:?} overtakes {refused:?} on {lane:?}, which is refused and held");
-            }
-            copy.published = true;
-            order.highest_published = Some(id);
-        }
-        Ok(())
-    }
-
-    /// The broker has refused a message; the engine does not know yet.
-    pub(crate) fn refused(&mut self, upstream: UpstreamId, tag: Tag) {
-        let known = self.upstreams.get_mut(usize::from(upstream.0));
-        if let Some(flight) = known.and_then(|known| known.flights.get_mut(&tag)) {
-            flight.refused = true;
-        }
-    }
-
-    /// The broker has taken a message; the consumer has it: P3 and P4 at the consumer.
-    pub(crate) fn taken(&mut self, handed: &Handed) -> Held {
-        let (publication, message) = (&handed.publication, &handed.publication.message);
-        if message.source == Source::Gateway {
-            return self.losses.taken(publication);
-        }
-        let Some(key) = self.ids.get(&message.id).copied() else {
-            broken!("{:?} came from nowhere", message.id)
-        };
-        let lane = publication.routing_key.strip_prefix('r').and_then(|rest| rest.split_once('.'));
-        let lane = LaneId(lane.and_then(|(lane, _)| lane.parse().ok()).unwrap_or(u16::MAX));
-        let at = (lane, key.device, message.id);
-        if let Some(ledger) = &self.ledger {
-            ledger.mark(Mark::Taken { lane, id: message.id });
-        }
-        let copy = self.copies.entry(at).or_default();
-        copy.arrivals += 1;
-        if copy.arrivals > 1 {
-            self.duplicates += 1;
-            if !publication.resend && !copy.requeued {
-                broken!("P4: {key} {:?} arrives again on {lane:?} without the resend mark", message.id);
-            }
-            return Ok(());
-        }
-        self.arrivals += 1;
-        copy.arrived_from = handed.step;
-        let known = copy.refusal_known;
-        // A refusal of which the engine has not been told yet excuses everything handed over until now.
-        let flights = self.upstreams.iter().flat_map(|known| known.flights.values());
-        let pending = flights.into_iter().any(|f| f.refused && (f.lane, f.device, f.id) == at);
-        let later = (lane, key.device, MessageId { seq: message.id.seq.next(), ..message.id });
-        let end = (lane, key.device + 1, MessageId { epoch: 0, seq: Seq(0) });
-        for ((_, _, id), other) in self.copies.range(later..end) {
-            if other.arrivals == 0 {
-                continue;
-            }
-            if !pending && other.arrived_from >= known {
-                broken!("P3: {key} {:?} arrives on {lane:?} after {id:?}", message.id);
-            }
-            self.excused_inversions += 1;
-        }
-        Ok(())
-    }
-
-    /// The engine is told what became of a message.
-    pub(crate) fn settled(&mut self, upstream: UpstreamId, tag: Tag, outcome: &Outcome) {
-        let known = self.upstreams.get_mut(usize::from(upstream.0));
-        let Some(flight) = known.and_then(|known| known.flights.remove(&tag)) else { return };
-        let copy = self.copies.entry((flight.lane, flight.device, flight.id)).or_default();
-        let order = self.orders.entry((flight.lane, flight.device)).or_default();
-        match outcome {
-            Outcome::Confirmed => {
-                copy.safe = true;
-                copy.confirmed = true;
-                order.refused.remove(&flight.id);
-            }
-            Outcome::Returned(_) | Outcome::Nacked => {
-                copy.refusals = copy.refusals.saturating_add(1);
-                copy.refusal_known = self.step;
-                order.refused.insert(flight.id);
-            }
-            // It will never arrive, so that it need not hold anything up.
-            Outcome::Refused(_) => {
-                copy.fatal = true;
-                copy.refusal_known = self.step;
-                order.refused.remove(&flight.id);
             }
         }
     }
@@ -581,9 +476,15 @@ impl Oracle {
         for upstream in 0..self.upstreams.len() {
             self.down(UpstreamId(u16::try_from(upstream).unwrap_or(u16::MAX)));
         }
-        for order in self.orders.values_mut() {
-            order.refused.clear();
+        for ((lane, _), order) in &mut self.orders {
+            order.refused = Default::default();
+            if self.overtakes.contains(lane) {
+                // What was live is backlog from here on.
+                order.highest_published = [None; 2];
+            }
         }
+        self.overtakes.clear();
+        self.backlog_handed.clear();
         for copy in self.copies.values_mut() {
             copy.refusals = 0;
             copy.fatal = false;
@@ -624,9 +525,22 @@ impl Oracle {
         }
         copy.discarded = true;
         self.losses.discarded += 1;
-        let route = self.setup.routes.iter().find(|route| route.lane == lane);
-        if route.is_none_or(|route| !route.policy.when_full.makes_room()) {
+        let policy = self.setup.routes.iter().find(|route| route.lane == lane).map(|route| route.policy);
+        let policy = policy.unwrap_or_default();
+        if policy.when_full.makes_room() {
+            return Ok(());
+        }
+        let Some(time) = policy.expires_after else {
             broken!("P2: {key} {:?} is discarded on {lane:?}, which is to refuse", message.id);
+        };
+        // It was accepted when it was received first, or later.
+        let now = self.now;
+        let came = self.record(key).map_or(now, |record| record.came);
+        if Duration::from_micros(now - came) < time {
+            broken!(
+                "P5: {key} {:?} came at {came} and is discarded, on {lane:?} it has {time:?}",
+                message.id
+            );
         }
         Ok(())
     }

@@ -5,9 +5,11 @@ use super::observer_device::{self, Watching};
 use super::oracle::MANY_EXCHANGES;
 use super::secured_device::gateways_context;
 use fastrand::Rng;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use tidegate_engine::event::{
-    Anonymous, DeviceSetup, Durability, Keep, Policy, RouteSetup, Senml, Setup, UpstreamSetup, WhenFull,
+    Anonymous, DeviceSetup, Drain, Durability, Keep, Order, Policy, RouteSetup, Senml, Setup, UpstreamSetup,
+    WhenFull,
 };
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
 use tidegate_engine::limits::Limits;
@@ -28,6 +30,9 @@ const STREAM_SALT: u64 = 1;
 /// The same, for routes that discard what there is no room for.
 const POLICY_SALT: u64 = 1;
 
+/// The same, for routes that have live messages go ahead or whose messages expire, and for upstreams with a drain limit.
+const ORDER_SALT: u64 = 1;
+
 /// The kinds of readings, the last level of a topic.
 pub(crate) const READINGS: [&str; 3] = ["temperature", "humidity", "alarm"];
 
@@ -44,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) devices: Vec<DevicePlan>,
     /// What may go wrong.
     pub(crate) faults: Faults,
+    /// Routes may have live messages go ahead of a backlog.
+    pub(crate) orders: bool,
     /// A commit's time on a healthy medium.
     pub(crate) commit_time: Range<u64>,
     /// The number that the store gives its first lane.
@@ -167,6 +174,7 @@ impl Plan {
                 .map(|i| UpstreamSetup {
                     name: format!("u{i}"),
                     window: if calm { 64 } else { window(rng, limits.upstream_window) },
+                    drain: Drain::default(),
                 })
                 .collect(),
             routes: (0..routes).map(|i| route(rng, i, upstreams, routes, calm)).collect(),
@@ -191,9 +199,30 @@ impl Plan {
             setup.limits.spool_bytes = own.u64(3_000..20_000);
             setup.routes.iter_mut().for_each(|route| route.policy = policy(&mut own));
         }
+        let mut own = Rng::with_seed(rng.clone().u64(..) ^ ORDER_SALT);
+        let orders = own.u8(..3) == 0;
+        if orders {
+            setup.routes.iter_mut().for_each(|route| route.policy.order = order(&mut own));
+            if own.bool() {
+                setup.upstreams.iter_mut().for_each(|upstream| upstream.drain = drain(&mut own));
+            }
+        }
+        if orders && !calm && own.bool() {
+            setup.limits.ages_every = Duration::from_millis(own.u64(50..500));
+            for route in &mut setup.routes {
+                let time = Duration::from_millis(own.u64(200..5_000));
+                route.policy.expires_after = own.bool().then_some(time);
+            }
+        }
         let slow_medium = !calm && rng.u8(..3) == 0;
+        if orders && !calm && !slow_medium && own.bool() {
+            // So little is suspected after a crash that what went ahead of a backlog is behind it.
+            setup.limits.commit_ops = own.usize(3..=8);
+            setup.limits.forgets_waiting = own.usize(1..=3);
+            setup.limits.lane_memory_messages = own.usize(1..=4);
+        }
         let commit_time = if slow_medium { 20 * MS..400 * MS } else { 500..6 * MS };
-        Self { calm, horizon, setup, devices, faults, commit_time, first_lane: 0 }
+        Self { calm, horizon, setup, devices, faults, orders, commit_time, first_lane: 0 }
     }
 
     /// For the real store under power cuts: short, busy, often cut; the medium itself is sound.
@@ -201,6 +230,8 @@ impl Plan {
         self.calm = false;
         // Their judge knows no ledger.
         self.setup.routes.iter_mut().for_each(|route| route.policy = Policy::default());
+        self.setup.upstreams.iter_mut().for_each(|upstream| upstream.drain = Drain::default());
+        self.orders = false;
         self.horizon = rng.u64(SECOND / 2..3 * SECOND);
         self.first_lane = 1;
         for (lane, route) in (1..).zip(&mut self.setup.routes) {
@@ -326,7 +357,26 @@ fn policy(rng: &mut Rng) -> Policy {
         _ => WhenFull::Thin(Keep::OneIn(Duration::from_millis(rng.u64(100..2_000)))),
     };
     let bounded = when_full != WhenFull::Refuse && rng.bool();
-    Policy { max_bytes: bounded.then(|| rng.u64(2_000..10_000)), when_full }
+    Policy { max_bytes: bounded.then(|| rng.u64(2_000..10_000)), when_full, ..Policy::default() }
+}
+
+/// The order of a route.
+pub(crate) fn order(rng: &mut Rng) -> Order {
+    match rng.u8(..4) {
+        0 => Order::OldestFirst,
+        1 => Order::Interleave(rng.u8(1..100)),
+        _ => Order::LiveFirst,
+    }
+}
+
+/// How fast a backlog may leave, slow enough to be felt and fast enough to come to an end.
+fn drain(rng: &mut Rng) -> Drain {
+    let which = rng.u8(1..4);
+    let rate = |on: bool, rate: u32| if on { NonZeroU32::new(rate) } else { None };
+    Drain {
+        messages_per_second: rate(which & 1 > 0, rng.u32(3..20)),
+        bytes_per_second: rate(which & 2 > 0, rng.u32(1_500..6_000)),
+    }
 }
 
 /// A way to safety.

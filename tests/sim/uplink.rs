@@ -5,13 +5,17 @@ use super::oracle::{Held, Violation};
 use super::plan::MS;
 use super::upstream::{Handed, mixed};
 use super::world::{Event, World};
-use tidegate_engine::event::{Input, Outcome, Publication};
+use tidegate_engine::event::{Drain, Input, Outcome, Publication};
 use tidegate_engine::id::{Tag, UpstreamId};
 
 /// The gateway's end of the upstream links.
 impl World {
     pub(super) fn hand_over(&mut self, publication: Publication) -> Held {
         self.oracle.published(&publication)?;
+        let limited = self.plan.setup.upstreams.get(usize::from(publication.upstream.0));
+        let of_earlier = publication.message.id.epoch < self.gateway.setup.epoch;
+        self.coverage.drained +=
+            u64::from(of_earlier && limited.is_some_and(|upstream| upstream.drain != Drain::default()));
         if mixed(&publication.message.payload) >> 34 & 1023 < self.deadly.into() {
             self.coverage.deadly += 1;
             return self.die(false);

@@ -242,6 +242,7 @@ impl World {
 
     fn happen(&mut self, event: Event) -> Held {
         self.trace.mix(self.clock.now());
+        self.oracle.now = self.clock.now();
         match event {
             Event::Start => self.start()?,
             Event::Run { life } if life == self.gateway.life => self.run_driver()?,
@@ -332,6 +333,7 @@ impl World {
         self.coverage.oscore_nonces += self.oracle.nonces.count();
         self.coverage.arrived += self.oracle.arrivals;
         self.coverage.tombstones += self.oracle.losses.told();
+        self.coverage.live += self.oracle.live;
         self.coverage.duplicated += self.oracle.duplicates;
         self.coverage.inverted += self.oracle.excused_inversions;
         self.coverage.written_rows += self.disk.inserted;

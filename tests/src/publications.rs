@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tidegate::config;
 use tidegate::inbox::inbox;
 use tidegate::upstream::{Upstream, start};
-use tidegate_engine::event::{Input, Outcome, Publication, Senml};
+use tidegate_engine::event::{Drain, Input, Outcome, Publication, Senml};
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, MessageId, Seq, Tag, UpstreamId};
 use tidegate_engine::message::{Message, Qos, Source};
 use tidegate_engine::time::Stamp;
@@ -49,6 +49,7 @@ pub fn publication(message: Message, routing_key: &str) -> Publication {
         packing: None,
         resend: false,
         salvaged: false,
+        live: false,
     }
 }
 
@@ -66,7 +67,8 @@ impl Driven {
     /// When it cannot be started.
     #[must_use]
     pub fn start(kind: config::UpstreamKind) -> Self {
-        let config = config::Upstream { name: "cloud".to_owned(), kind, window: 512 };
+        let config =
+            config::Upstream { name: "cloud".to_owned(), kind, window: 512, drain: Drain::default() };
         let (sender, receiver) = inbox();
         let gateway = GatewayId::new(GATEWAY).expect("an id");
         let upstream = start(UpstreamId(0), &config, &gateway, sender).expect("starting an upstream");

@@ -66,9 +66,10 @@ impl Engine {
         for &route in routes.iter() {
             let Some(route) = self.router.route(route) else { continue };
             let Some(lane) = self.spool.index(route.lane) else { continue };
+            let ready = self.delivery.is_ready(route.upstream) && self.stopping == Stopping::No;
             let way = if incoming.record.is_some() || self.caution.is_careful() {
                 Way::DiskFirst
-            } else if self.delivery.is_ready(route.upstream) && self.stopping == Stopping::No {
+            } else if ready {
                 Way::Relay
             } else {
                 Way::Disk
@@ -77,9 +78,10 @@ impl Engine {
                 self.discard_newest(lane, &message, ticket);
                 continue;
             }
-            self.spool.admit(self.now.instant, lane, &message, ticket, way, &mut saves);
+            self.spool.admit(self.now.instant, lane, &message, ticket, (way, ready), &mut saves);
         }
         self.saves = saves;
+        self.write_notes();
         // In one transaction with the message itself: a repetition after a crash is recognised, or all is gone.
         let joined = incoming.record.is_some();
         self.order_saves(joined);

@@ -24,6 +24,7 @@ pub(crate) struct Held {
     pub(crate) lane: usize,
     pub(crate) message: Arc<Message>,
     pub(crate) resend: bool,
+    pub(crate) live: bool,
 }
 
 /// What is to be done before a message is handed over.

@@ -1,9 +1,11 @@
 //! The upstreams' side: whether each is there, what is under way in its window, which devices are held because a message
 //! of theirs was refused, and when to try again. Does not know where messages are kept.
 
+use crate::drain::Allowance;
 use crate::event::{Attempts, UpstreamSetup};
 use crate::id::{DeviceId, Seq, Tag, UpstreamId};
 use crate::limits::Limits;
+use crate::message::Message;
 use crate::mutant::{Mutant, Planted};
 use crate::stats::UpstreamStats;
 use crate::time::{Duration, Instant, Now};
@@ -13,6 +15,9 @@ use std::collections::BTreeMap;
 /// enough to leave the processor to the devices.
 const SPARED_PART: usize = 8;
 
+/// What part of a window is used for the backlog of a route whose live messages go first: so these find room in it.
+const BACKLOG_PART: usize = 2;
+
 /// A message under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {
@@ -20,7 +25,20 @@ pub(crate) struct Flight {
     pub(crate) lane: usize,
     pub(crate) seq: Seq,
     pub(crate) device: DeviceId,
+    /// It was of the lane's live part.
+    pub(crate) live: bool,
     sent_at: Instant,
+}
+
+/// A message that is handed over.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    /// The lane that it comes from (the core's index).
+    pub(crate) lane: usize,
+    pub(crate) seq: Seq,
+    pub(crate) device: DeviceId,
+    /// It is of the lane's live part.
+    pub(crate) live: bool,
 }
 
 /// What to do with a message that was refused for now.
@@ -39,10 +57,11 @@ struct Upstream {
     blocked: bool,
     resetting: bool,
     flights: BTreeMap<Tag, Flight>,
+    allowance: Allowance,
     stats: UpstreamStats,
 }
 
-/// A device whose messages wait on one lane until the refused ones are through.
+/// A device whose messages wait on one part of a lane until the refused ones are through.
 #[derive(Debug)]
 struct Hold {
     /// The refused messages and what was tried with each.
@@ -53,8 +72,8 @@ struct Hold {
 #[derive(Debug)]
 pub(crate) struct Delivery {
     upstreams: Vec<Upstream>,
-    /// Per lane and device. At most one entry a message in a window: bounded by the windows.
-    holds: BTreeMap<(usize, DeviceId), Hold>,
+    /// Per lane, part of it (live or not) and device. At most one entry a message in a window: bounded by the windows.
+    holds: BTreeMap<(usize, bool, DeviceId), Hold>,
     last_tag: Tag,
     confirm_timeout: Duration,
     retry_after: Duration,
@@ -86,14 +105,18 @@ impl Delivery {
             let window = setup.window.max(1);
             if let Some(upstream) = self.upstreams.get_mut(index) {
                 upstream.window = window;
+                upstream.allowance.configure(setup.drain);
                 upstream.stats.name.clone_from(&setup.name);
             } else {
+                let mut allowance = Allowance::default();
+                allowance.configure(setup.drain);
                 self.upstreams.push(Upstream {
                     window,
                     up: false,
                     blocked: false,
                     resetting: false,
                     flights: BTreeMap::new(),
+                    allowance,
                     stats: UpstreamStats { name: setup.name.clone(), ..UpstreamStats::default() },
                 });
             }
@@ -120,6 +143,26 @@ impl Delivery {
         let part = if sparing { SPARED_PART } else { 1 };
         let upstream = self.upstreams.get(usize::from(id.0));
         self.is_ready(id) && upstream.is_some_and(|u| u.flights.len() < u.window.div_ceil(part))
+    }
+
+    /// The same for the backlog of a route whose live messages go first.
+    pub(crate) fn has_room_for_backlog(&self, id: UpstreamId) -> bool {
+        let upstream = self.upstreams.get(usize::from(id.0));
+        self.is_ready(id) && upstream.is_some_and(|u| u.flights.len() < u.window.div_ceil(BACKLOG_PART))
+    }
+
+    /// Whether the upstream's drain limit lets a message of the backlog go.
+    pub(crate) fn may_drain(&self, now: Instant, id: UpstreamId) -> bool {
+        let upstream = self.upstreams.get(usize::from(id.0));
+        self.planted.is(Mutant::DrainUnlimited) || upstream.is_none_or(|u| u.allowance.is_open(now))
+    }
+
+    /// A message of the backlog goes.
+    pub(crate) fn drained(&mut self, now: Instant, id: UpstreamId, bytes: usize) {
+        if let Some(upstream) = self.get(id) {
+            upstream.allowance.take(now, bytes);
+            upstream.stats.drained += 1;
+        }
     }
 
     /// A quarter of the window is free: a full window is filled again in batches, as each costs several wake-ups of threads
@@ -168,15 +211,13 @@ impl Delivery {
         &mut self,
         now: Instant,
         id: UpstreamId,
-        lane: usize,
-        seq: Seq,
-        device: DeviceId,
+        Sent { lane, seq, device, live }: Sent,
         resend: bool,
     ) -> Tag {
         self.last_tag = Tag(self.last_tag.0 + 1);
         let tag = self.last_tag;
         if let Some(upstream) = self.get(id) {
-            upstream.flights.insert(tag, Flight { lane, seq, device, sent_at: now });
+            upstream.flights.insert(tag, Flight { lane, seq, device, live, sent_at: now });
             upstream.stats.published += 1;
             upstream.stats.resent += u64::from(resend);
         }
@@ -196,7 +237,7 @@ impl Delivery {
     pub(crate) fn refused(&mut self, now: Now, flight: &Flight, text: &str) -> Refusal {
         let hold = self
             .holds
-            .entry((flight.lane, flight.device.clone()))
+            .entry((flight.lane, flight.live, flight.device.clone()))
             .or_insert_with(|| Hold { refused: BTreeMap::new(), retry_at: now.instant });
         let attempts = hold.refused.entry(flight.seq).or_default();
         *attempts = std::mem::take(attempts).and(now.wall.unix_ms, text);
@@ -210,7 +251,7 @@ impl Delivery {
 
     /// A message was refused for good: what was tried with it, this time included.
     pub(crate) fn refused_for_good(&self, now: Now, flight: &Flight, text: &str) -> Attempts {
-        let hold = self.holds.get(&(flight.lane, flight.device.clone()));
+        let hold = self.holds.get(&(flight.lane, flight.live, flight.device.clone()));
         let before = hold.and_then(|hold| hold.refused.get(&flight.seq)).cloned().unwrap_or_default();
         before.and(now.wall.unix_ms, text)
     }
@@ -220,24 +261,27 @@ impl Delivery {
         if self.holds.is_empty() {
             return false;
         }
-        let key = (lane, device.clone());
-        let Some(hold) = self.holds.get_mut(&key) else { return false };
-        if hold.refused.remove(&seq).is_none() {
-            return false;
+        for live in [false, true] {
+            let key = (lane, live, device.clone());
+            let Some(hold) = self.holds.get_mut(&key) else { continue };
+            if hold.refused.remove(&seq).is_some() {
+                hold.retry_at = now;
+                if hold.refused.is_empty() {
+                    self.holds.remove(&key);
+                }
+                return true;
+            }
         }
-        hold.retry_at = now;
-        if hold.refused.is_empty() {
-            self.holds.remove(&key);
-        }
-        true
+        false
     }
 
-    /// Whether a message may be handed over now, as far as refused messages of its device allow.
-    pub(crate) fn may_send(&self, now: Instant, lane: usize, device: &DeviceId, seq: Seq) -> bool {
+    /// Whether a message of one part of a lane may be handed over now, as far as refused messages of its device there allow.
+    pub(crate) fn may_send(&self, now: Instant, lane: usize, live: bool, message: &Message) -> bool {
         if self.holds.is_empty() {
             return true;
         }
-        let Some(hold) = self.holds.get(&(lane, device.clone())) else { return true };
+        let seq = message.id.seq;
+        let Some(hold) = self.holds.get(&(lane, live, message.device.clone())) else { return true };
         let first = hold.refused.keys().next().copied();
         if self.planted.is(Mutant::RetryOutOfOrder) && !hold.refused.contains_key(&seq) {
             return true;
@@ -248,7 +292,7 @@ impl Delivery {
 
     /// The lanes in which a refused message is due again.
     pub(crate) fn retries_due(&self, now: Instant) -> Vec<usize> {
-        self.holds.iter().filter(|(_, hold)| hold.retry_at <= now).map(|((lane, _), _)| *lane).collect()
+        self.holds.iter().filter(|(_, hold)| hold.retry_at <= now).map(|((lane, ..), _)| *lane).collect()
     }
 
     /// The upstreams that left a message unsettled for too long; each is named once until it is up again.
@@ -268,7 +312,7 @@ impl Delivery {
         overdue
     }
 
-    /// When time alone will matter, after `now`: a retry, or a confirm that is overdue.
+    /// When time alone will matter, after `now`: a retry, a confirm that is overdue, or a drain limit that lets something go again.
     pub(crate) fn timeout(&self, now: Instant) -> Option<Instant> {
         let retry = self.holds.values().map(|hold| hold.retry_at).filter(|&at| at > now).min();
         let overdue = self
@@ -278,7 +322,9 @@ impl Delivery {
             .filter_map(|u| u.flights.first_key_value())
             .map(|(_, flight)| flight.sent_at.after(self.confirm_timeout))
             .min();
-        [retry, overdue].into_iter().flatten().min()
+        let ready = self.upstreams.iter().filter(|u| u.up && !u.blocked && !u.resetting);
+        let opens = ready.filter_map(|u| u.allowance.opens_at(now)).min();
+        [retry, overdue, opens].into_iter().flatten().min()
     }
 
     pub(crate) fn stats(&self) -> Vec<UpstreamStats> {

@@ -14,9 +14,9 @@ mod store;
 pub use loss::{Loss, LossReason};
 pub use notice::{Action, Notice, Proof};
 pub use packing::{Compression, Dictionary, Format, Packing};
-pub use policy::{Keep, Policy, WhenFull};
+pub use policy::{Keep, Order, Policy, WhenFull};
 pub use setup::{
-    Anonymous, DeviceSetup, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
+    Anonymous, DeviceSetup, Drain, Durability, Password, RouteSetup, Secret, Senml, Setup, UpstreamSetup,
 };
 pub use store::{
     Attempts, Batch, Failure, LaneState, Letter, Op, RecordKey, RecordKind, Recovered, StoreFault,
@@ -356,4 +356,6 @@ pub struct Publication {
     pub resend: bool,
     /// It was salvaged from a damaged store: it comes late, and some that were accepted before it may be lost.
     pub salvaged: bool,
+    /// It is live, on a route that has live messages go ahead of the backlog ([`Order`]).
+    pub live: bool,
 }

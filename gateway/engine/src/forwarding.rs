@@ -2,11 +2,11 @@
 //! the windows are `delivery`'s and the order within a lane is the lane's.
 
 use crate::caution::{Before, Held};
-use crate::delivery::{Flight, Refusal};
+use crate::delivery::{Flight, Refusal, Sent};
 use crate::event::{Attempts, Outcome, Output, Packing, Publication};
 use crate::id::{LaneId, Tag, UpstreamId};
 use crate::journal::Item;
-use crate::message::Message;
+use crate::lane::{Allowed, Next};
 use crate::mutant::Mutant;
 use crate::router::routing_key;
 use crate::spool::Consequence;
@@ -120,19 +120,27 @@ impl Engine {
     fn hand_over_one(&mut self, upstream: UpstreamId, lane: usize, safe_too: bool) -> bool {
         let now = self.now.instant;
         let delivery = &self.delivery;
-        let next = self
-            .spool
-            .next(lane, safe_too, |message| delivery.may_send(now, lane, &message.device, message.id.seq));
-        let Some((message, resend)) = next else { return false };
+        let allowed = Allowed {
+            safe_too,
+            drains: delivery.may_drain(now, upstream),
+            behind_live: delivery.has_room_for_backlog(upstream),
+            planted: self.planted,
+        };
+        let next =
+            self.spool.next(lane, allowed, |message, live| delivery.may_send(now, lane, live, message));
+        let Some(Next { message, resend, live, drains }) = next else { return false };
+        if drains {
+            self.delivery.drained(now, upstream, message.footprint());
+        }
         let before = self.spool.id(lane).map_or(Before::Go, |id| self.caution.before(id, message.id));
         match before {
             Before::Go => {
                 let packing = self.spool.packing(lane);
-                self.publish(upstream, lane, message, resend, packing);
+                self.publish(Held { upstream, lane, message, resend, live }, packing);
             }
             Before::Mark(op) => {
                 let id = message.id;
-                self.caution.hold(Held { upstream, lane, message, resend });
+                self.caution.hold(Held { upstream, lane, message, resend, live });
                 self.journal.push(Item::new(op, Some(Waiter::Marked(id))));
                 self.stirred = true;
             }
@@ -148,15 +156,17 @@ impl Engine {
         true
     }
 
-    /// What was to be marked is: it goes, if it still can.
+    /// What was to be marked is: it goes, if it still can and may.
     fn hand_over_marked(&mut self) {
-        let Some(Held { upstream, lane, message, resend }) = self.caution.next() else { return };
-        if !self.delivery.is_ready(upstream) {
-            self.spool.unsent(lane, message.id.seq, false);
+        let Some(held) = self.caution.next() else { return };
+        let expired = self.spool.has_expired(held.lane, held.message.id.seq);
+        if !self.delivery.is_ready(held.upstream) || expired {
+            self.spool.unsent(held.lane, held.message.id.seq, false);
             return;
         }
         // By itself: in a batch it would be in hand for as long as that lingers, and more lives would end meanwhile.
-        let tag = self.publish(upstream, lane, message, resend, None);
+        let upstream = held.upstream;
+        let tag = self.publish(held, None);
         self.caution.out(upstream, tag);
     }
 
@@ -166,17 +176,12 @@ impl Engine {
         }
     }
 
-    fn publish(
-        &mut self,
-        upstream: UpstreamId,
-        lane: usize,
-        message: Arc<Message>,
-        resend: bool,
-        packing: Option<Arc<Packing>>,
-    ) -> Tag {
+    fn publish(&mut self, held: Held, packing: Option<Arc<Packing>>) -> Tag {
+        let Held { upstream, lane, message, resend, live } = held;
         let now = self.now.instant;
         let seq = message.id.seq;
-        let tag = self.delivery.sent(now, upstream, lane, seq, message.device.clone(), resend);
+        let of = Sent { lane, seq, device: message.device.clone(), live };
+        let tag = self.delivery.sent(now, upstream, of, resend);
         let routing_key = routing_key(self.spool.routing_key(lane), &message);
         let senml = self.spool.senml(lane);
         let salvaged = self.spool.is_salvaged(lane);
@@ -191,6 +196,7 @@ impl Engine {
             packing,
             resend,
             salvaged,
+            live,
         };
         self.outputs.push_back(Output::Publish(publication));
         if self.planted.is(Mutant::ForgetOnForward) {

@@ -142,9 +142,19 @@ impl Ledger {
                     // An earlier life may have handed it over.
                     resend: true,
                 }),
-                None => {
-                    ledger.open.insert(common, Open { id, amount, due: now, dirty: false, written: true });
-                }
+                None => match ledger.open.get_mut(&common) {
+                    // One of the two was being sealed when its life ended.
+                    Some(open) => {
+                        open.amount.add(amount);
+                        open.dirty = true;
+                        ledger.merged.push(id);
+                    }
+                    None => {
+                        ledger
+                            .open
+                            .insert(common, Open { id, amount, due: now, dirty: false, written: true });
+                    }
+                },
             }
         }
         ledger

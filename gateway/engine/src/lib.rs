@@ -11,6 +11,7 @@ mod accepting;
 mod caution;
 mod dead;
 mod delivery;
+mod drain;
 pub mod encoding;
 pub mod event;
 mod forwarding;
@@ -51,7 +52,7 @@ use session::mqtt::Mqtt;
 use spool::{Row, Save, Spool};
 use stats::Stats;
 use std::collections::VecDeque;
-use time::{Instant, Now};
+use time::{Duration, Instant, Now};
 
 /// Whom to tell that a change is durable.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +135,14 @@ impl Engine {
             mqtt: Mqtt::new(&setup, planted, &recovered.records, now),
             coap: Coap::new(&setup, planted, &recovered.records, now),
             router: Router::new(setup.routes.clone()),
-            spool: Spool::new(&setup.routes, &recovered.lanes, &setup.limits, planted),
+            spool: Spool::new(
+                &setup.routes,
+                &recovered.lanes,
+                &recovered.records,
+                &setup.limits,
+                planted,
+                now.instant,
+            ),
             delivery: Delivery::new(&setup.upstreams, &setup.limits, planted),
             journal: Journal::new(&setup.limits),
             receipts: Receipts::default(),
@@ -251,6 +259,7 @@ impl Engine {
             Input::Reload(setup) => self.reload(*setup),
             Input::Stop => {
                 self.stopping = Stopping::Asked;
+                self.spool.note_ages(now.instant, Duration::ZERO, false);
                 self.mqtt.stop(now);
                 self.coap.stop(now);
             }
@@ -326,6 +335,10 @@ impl Engine {
         }
         self.order_saves(false);
         self.check_hold();
+        self.spool.note_caught_up();
+        self.spool.age(now);
+        self.spool.note_ages(now, self.setup.limits.ages_every, self.journal.is_behind());
+        self.write_notes();
         self.make_room();
         self.write_losses(false);
         self.tell_losses();
@@ -355,8 +368,8 @@ impl Engine {
         // A lane that is new here may have been in the store all along, left there by a route that was not configured at
         // the start. Whatever it holds stands below the last number: a look there finds it, or nothing.
         let last = self.last;
-        let stored = |lane| Some(LaneState { lane, last, rows: 0, bytes: 0 });
-        self.spool.configure(&setup.routes, &setup.limits, stored);
+        let stored = |lane| (Some(LaneState { lane, last, rows: 0, bytes: 0 }), None);
+        self.spool.configure(&setup.routes, &setup.limits, (self.now.instant, last), stored);
         self.delivery.configure(&setup.upstreams, &setup.limits);
         self.journal.set_limits(&setup.limits);
         self.ledger.set_limits(&setup.limits);

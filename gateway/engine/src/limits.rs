@@ -170,6 +170,8 @@ pub struct Limits {
     pub forgets_waiting: usize,
     /// The longest that the removal of delivered rows waits for a commit to ride on.
     pub forget_after: Duration,
+    /// How often it is written down how long messages have waited that are to expire, while any are on the disk: what a crash forgets of it.
+    pub ages_every: Duration,
     /// The wait before a failed commit is tried again.
     pub commit_retry_after: Duration,
     /// Entries of the ledger of losses that are not being told of; beyond it those that have most in common become one.
@@ -270,6 +272,8 @@ impl Default for Limits {
             commit_enough: 512,
             forgets_waiting: 4_096,
             forget_after: Duration::from_secs(1),
+            // A small write a minute, while many more are.
+            ages_every: Duration::from_secs(60),
             commit_retry_after: Duration::from_secs(1),
             // Each is a record of some hundred bytes, and a message on a link that was just away.
             ledger_entries: 256,

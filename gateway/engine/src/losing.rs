@@ -1,6 +1,7 @@
 //! What is lost or discarded: into the ledger, with what caused it into one commit, and as tombstones to the upstreams. Passes values
 //! between the ledger, the journal and delivery; decides nothing about what is lost.
 
+use crate::delivery::Sent;
 use crate::event::{Loss, LossReason, Notice, Op, Outcome, Output, Publication, Senml};
 use crate::forwarding::NO_LANE;
 use crate::id::{LaneId, MessageId, Tag, UpstreamId};
@@ -60,7 +61,7 @@ impl Engine {
             self.stirred = true;
             return;
         }
-        let discards = self.spool.make_room();
+        let discards = self.spool.make_room(self.now.wall);
         let mut counts: BTreeMap<(Option<LaneId>, LossReason), u64> = BTreeMap::new();
         for Discard { lane: index, message, reason } in discards {
             // Others of its device may have waited for it.
@@ -140,7 +141,8 @@ impl Engine {
             let lane_id = lane.unwrap_or(NO_LANE);
             let lane = lane.and_then(|lane| self.spool.index(lane)).unwrap_or_default();
             let MessageId { seq, .. } = message.id;
-            let tag = self.delivery.sent(now.instant, upstream, lane, seq, message.device.clone(), resend);
+            let of = Sent { lane, seq, device: message.device.clone(), live: false };
+            let tag = self.delivery.sent(now.instant, upstream, of, resend);
             self.ledger.sent(message.id, tag);
             let routing_key = routing_key(self.spool.routing_key(lane), &message);
             let senml = Senml::Untouched;
@@ -154,6 +156,7 @@ impl Engine {
                 packing: None, // consumers know it by its headers
                 resend,
                 salvaged: false,
+                live: false,
             };
             self.outputs.push_back(Output::Publish(publication));
         }

@@ -72,6 +72,18 @@ pub enum Mutant {
     RefuseDiscards,
     /// A tombstone that may have arrived is sent again without the mark.
     TombstoneUnmarked,
+    /// A live message goes behind the backlog although it is to go first.
+    LiveWaits,
+    /// What an earlier life handed over is taken for the beginning of its lane although live messages went ahead.
+    OvertakingUnnoted,
+    /// What was live is read from the disk again when the backlog reaches it.
+    LiveReadAgain,
+    /// The backlog is handed over faster than its upstream's drain limit.
+    DrainUnlimited,
+    /// A message that has expired is handed over all the same.
+    ExpiredGoes,
+    /// Messages expire by the wall clock.
+    ExpiresByTheClock,
     /// The store does not sync what it commits, only before it writes the WAL back.
     SynchronousNormal,
     /// The store commits each change of a batch on its own.
@@ -83,7 +95,7 @@ impl Mutant {
     pub const STORE: [Self; 2] = [Self::SynchronousNormal, Self::CommitParted];
 
     /// All of the engine, in order.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 40] = [
         Self::AckOnEnqueue,
         Self::AckBeforeCommit,
         Self::ForgetOnForward,
@@ -118,6 +130,12 @@ impl Mutant {
         Self::DiscardNotAwaited,
         Self::RefuseDiscards,
         Self::TombstoneUnmarked,
+        Self::LiveWaits,
+        Self::OvertakingUnnoted,
+        Self::LiveReadAgain,
+        Self::DrainUnlimited,
+        Self::ExpiredGoes,
+        Self::ExpiresByTheClock,
     ];
 }
 

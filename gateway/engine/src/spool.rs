@@ -1,16 +1,17 @@
 //! Decides where each message is safe and keeps the lanes in order. It tells what to commit and what to load, and who may
 //! be told that a message is safe; it does not speak to devices, the store or upstreams itself.
 
-use crate::event::{Attempts, Durability, LaneState, Op, Packing, RouteSetup, Senml};
+use crate::event::{Attempts, Durability, LaneState, Op, Packing, RecordKey, RecordKind, RouteSetup, Senml};
 use crate::id::{LaneId, Seq, UpstreamId};
-use crate::lane::{Entry, Lane, Place, State, Ticket};
+use crate::lane::{Allowed, Entry, Lane, Next, Place, State, Ticket};
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::mutant::{Mutant, Planted};
 use crate::stats::LaneStats;
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
+use bytes::Bytes;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 mod room;
@@ -72,10 +73,15 @@ pub(crate) struct Spool {
     /// Rows of a lane that an earlier life may have handed over without forgetting them: what stood in its memory,
     /// and what waited to be forgotten.
     suspects: u64,
+    /// Lanes of which it may have handed over anything, as live messages went ahead of a backlog.
+    overtaken: BTreeSet<LaneId>,
+    /// Changes of what the store knows of them.
+    notes: Vec<Op>,
     /// Bytes on the disk at the most, all lanes together.
     bytes_max: u64,
     /// Bytes accepted and neither committed nor confirmed.
     unsafe_bytes: usize,
+    ages_every: Duration,
     planted: Planted,
 }
 
@@ -83,32 +89,45 @@ impl Spool {
     pub(crate) fn new(
         routes: &[RouteSetup],
         recovered: &[LaneState],
+        records: &[(RecordKey, Bytes)],
         limits: &Limits,
         planted: Planted,
+        now: Instant,
     ) -> Self {
         let mut spool = Self {
             lanes: Vec::new(),
             lane_messages: 0,
             lane_bytes: 0,
             suspects: (limits.lane_memory_messages + 2 * limits.forgets_waiting + limits.commit_ops) as u64,
+            overtaken: records.iter().filter_map(|(key, _)| lane_of_overtaken(key)).collect(),
+            notes: Vec::new(),
             bytes_max: 0,
             unsafe_bytes: 0,
+            ages_every: Duration::ZERO,
             planted,
         };
-        spool.configure(routes, limits, |lane| recovered.iter().find(|state| state.lane == lane).copied());
+        let stored = |lane| recovered.iter().find(|state| state.lane == lane).copied();
+        let records = |lane| {
+            let key = record_of(RecordKind::Ages, lane);
+            records.iter().find(|(found, _)| *found == key).map(|(_, record)| &record[..])
+        };
+        spool.configure(routes, limits, (now, Seq(0)), |lane| (stored(lane), records(lane)));
         spool
     }
 
-    /// Takes new settings; lanes keep what they have waiting. `stored` says what the store may hold of a lane that is new here.
-    pub(crate) fn configure(
+    /// Takes new settings; lanes keep what they have waiting, nothing above `last`. `stored` says what the store may hold of a lane that is
+    /// new here, and what it has of how long that has waited.
+    pub(crate) fn configure<'a>(
         &mut self,
         routes: &[RouteSetup],
         limits: &Limits,
-        stored: impl Fn(LaneId) -> Option<LaneState>,
+        (now, last): (Instant, Seq),
+        stored: impl Fn(LaneId) -> (Option<LaneState>, Option<&'a [u8]>),
     ) {
         self.lane_messages = limits.lane_memory_messages.max(1);
         self.lane_bytes = limits.lane_memory_bytes;
         self.bytes_max = limits.spool_bytes;
+        self.ages_every = limits.ages_every;
         for route in routes {
             if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.id == route.lane) {
                 lane.durability = route.durability;
@@ -120,8 +139,48 @@ impl Spool {
                 lane.policy = route.policy;
                 lane.salvaged = route.salvaged;
                 lane.stats.name.clone_from(&route.name);
+                lane.set_expiry(now, last, None);
             } else {
-                self.lanes.push(Lane::new(route, stored(route.lane), self.suspects));
+                let overtaken = self.overtaken.contains(&route.lane);
+                let suspects = if overtaken { u64::MAX } else { self.suspects };
+                let (stored, ages) = stored(route.lane);
+                let mut lane = Lane::new(route, stored, suspects);
+                lane.overtaken = overtaken;
+                lane.set_expiry(now, stored.map_or(Seq(0), |state| state.last), ages);
+                self.lanes.push(lane);
+            }
+        }
+    }
+
+    /// What a lane may hold in memory: messages, and their bytes.
+    fn memory(&self) -> (usize, usize) {
+        (self.lane_messages, self.lane_bytes)
+    }
+
+    /// What the store is to know of lanes in which live messages go ahead of a backlog, before anything else that is ordered.
+    pub(crate) fn notes(&mut self) -> impl Iterator<Item = Op> {
+        self.notes.drain(..)
+    }
+
+    /// Notes lanes whose backlog is through: what goes from here on is the beginning of the lane again.
+    pub(crate) fn note_caught_up(&mut self) {
+        for lane in self.lanes.iter_mut().filter(|lane| lane.overtaken && !lane.has_backlog()) {
+            lane.overtaken = false;
+            self.overtaken.remove(&lane.id);
+            self.notes.push(Op::Remove { key: record_of(RecordKind::Overtaken, lane.id) });
+        }
+    }
+
+    /// Time has passed.
+    pub(crate) fn age(&mut self, now: Instant) {
+        self.lanes.iter_mut().for_each(|lane| lane.age(now));
+    }
+
+    /// Notes how long messages have waited, where it was done so long ago, unless the store is `behind`.
+    pub(crate) fn note_ages(&mut self, now: Instant, every: Duration, behind: bool) {
+        for lane in &mut self.lanes {
+            if let Some(value) = lane.age_record(now, every, behind) {
+                self.notes.push(Op::Put { key: record_of(RecordKind::Ages, lane.id), value });
             }
         }
     }
@@ -205,30 +264,30 @@ impl Spool {
         }
     }
 
-    /// Puts a message at the end of a lane. The commits that this needs now are added to `saves`.
+    /// Puts a message at the end of a lane; `ready`: its upstream is there. The commits that this needs now are added to `saves`.
     pub(crate) fn admit(
         &mut self,
         now: Instant,
         index: usize,
         message: &Arc<Message>,
         ticket: Option<Ticket>,
-        way: Way,
+        (way, ready): (Way, bool),
         saves: &mut Vec<Save>,
     ) {
         let planted = self.planted;
+        let memory = self.memory();
         let Some(lane) = self.lanes.get_mut(index) else { return };
         let footprint = message.footprint();
         lane.stats.entered += 1;
         lane.stats.waiting += 1;
+        lane.came(now, message.id.seq);
         self.unsafe_bytes += footprint;
         let overtakes = planted.is(Mutant::LiveOvertakesDisk);
-        if (lane.tail.is_some() && !overtakes)
-            || !lane.has_room(footprint, self.lane_messages, self.lane_bytes)
-        {
-            if lane.tail.is_none() {
-                // What came before must not be committed after: a crash between the two would turn them round.
-                saves.extend(lane.spill(None).iter().map(|message| Self::save(lane, index, message, None)));
-            }
+        let live = ready && lane.takes_live(footprint, memory);
+        if !live && ((lane.tail.is_some() && !overtakes) || !lane.has_room(footprint, memory)) {
+            // What came before must not be committed after: a crash between the two would turn them round.
+            let earlier = if lane.tail.is_none() { lane.spill(None) } else { lane.spill_of(&message.device) };
+            saves.extend(earlier.iter().map(|message| Self::save(lane, index, message, None)));
             lane.tail = Some(message.id.seq);
             lane.tail_saving += 1;
             saves.push(Self::save(lane, index, message, ticket));
@@ -242,18 +301,30 @@ impl Spool {
             let earlier = lane.spill_of(&message.device);
             saves.extend(earlier.iter().map(|message| Self::save(lane, index, message, None)));
         }
-        lane.push(
-            Entry {
-                seq: message.id.seq,
-                message: Arc::clone(message),
-                ticket,
-                place,
-                state: State::Waiting,
-                disk_first,
-                resend: false,
-            },
-            spill_at,
-        );
+        let entry = Entry {
+            seq: message.id.seq,
+            message: Arc::clone(message),
+            ticket,
+            place,
+            state: State::Waiting,
+            disk_first,
+            resend: false,
+            backlog: !ready,
+        };
+        if live {
+            if lane.has_backlog() && !std::mem::replace(&mut lane.overtaken, true) {
+                self.overtaken.insert(lane.id);
+                if !planted.is(Mutant::OvertakingUnnoted) {
+                    self.notes.push(Op::Put {
+                        key: record_of(RecordKind::Overtaken, lane.id),
+                        value: Bytes::new(),
+                    });
+                }
+            }
+            lane.push_live(entry, spill_at);
+        } else {
+            lane.push(entry, spill_at);
+        }
         if place == Place::Saving {
             saves.push(Self::save(lane, index, message, None));
         }
@@ -286,11 +357,12 @@ impl Spool {
         saves
     }
 
-    /// When the first relayed message is to be committed, or a failed load is to be tried again.
+    /// When the first relayed message is to be committed, something expires, or a failed load is to be tried again.
     /// A load whose time has passed waits for something else (its upstream, room), not for time.
     pub(crate) fn timeout(&self, now: Instant) -> Option<Instant> {
         let load_after = |lane: &Lane| lane.load_after.flatten().filter(|&at| at > now);
-        self.lanes.iter().flat_map(|lane| [lane.spill_timeout(), load_after(lane)]).flatten().min()
+        let of = |lane: &Lane| [lane.spill_timeout(), load_after(lane), lane.age_timeout(self.ages_every)];
+        self.lanes.iter().flat_map(of).flatten().min()
     }
 
     /// Whether a change that waits is still needed: not when its message was confirmed in the meantime.
@@ -341,18 +413,22 @@ impl Spool {
 
 /// Handing over.
 impl Spool {
-    /// The next message of a lane that may be handed over, with `safe_too` also one that is on the medium; it then counts as
+    /// The next message of a lane that may be handed over, as far as `may_send` lets it, told whether it is live; it then counts as
     /// handed over.
     pub(crate) fn next(
         &mut self,
         lane: usize,
-        safe_too: bool,
-        may_send: impl Fn(&Message) -> bool,
-    ) -> Option<(Arc<Message>, bool)> {
-        let entry = self.lanes.get_mut(lane)?.next(safe_too, |entry| may_send(&entry.message))?;
-        entry.state = State::Out;
-        let resend = entry.resend && !self.planted.is(Mutant::ResendUnmarked);
-        Some((Arc::clone(&entry.message), resend))
+        allowed: Allowed,
+        may_send: impl Fn(&Message, bool) -> bool,
+    ) -> Option<Next> {
+        let next = self.lanes.get_mut(lane)?.next(allowed, may_send)?;
+        Some(Next { resend: next.resend && !self.planted.is(Mutant::ResendUnmarked), ..next })
+    }
+
+    /// Whether a message has waited too long.
+    pub(crate) fn has_expired(&self, lane: usize, seq: Seq) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.has_expired(seq))
+            && !self.planted.is(Mutant::ExpiredGoes)
     }
 
     /// Look again from the front: something that was passed over may go now.
@@ -452,7 +528,7 @@ impl Spool {
         lane.stats.waiting += 1;
         lane.stats.on_disk += 1;
         lane.stats.on_disk_bytes += message.footprint() as u64;
-        if let Some(tail) = lane.tail.filter(|_| seq > lane.loaded_upto()) {
+        if let Some(tail) = lane.tail.filter(|_| seq > lane.loaded_upto() && !lane.is_ahead(seq)) {
             // It comes with a page.
             lane.tail = Some(tail.max(seq));
             return;
@@ -465,6 +541,7 @@ impl Spool {
             state: State::Waiting,
             disk_first: false,
             resend: true,
+            backlog: true,
         });
     }
 
@@ -478,23 +555,24 @@ impl Spool {
 impl Spool {
     /// Whether a lane's next messages are needed to make room, even if nobody takes them.
     pub(crate) fn wants_room(&self, index: usize) -> bool {
-        self.lanes.get(index).is_some_and(|lane| lane.wants_room)
+        self.lanes.get(index).is_some_and(|lane| lane.wants_room || lane.wants_expired())
     }
 
     /// The page that a lane needs next; it then counts as ordered.
     pub(crate) fn page(&mut self, now: Instant, index: usize) -> Option<PageOrder> {
-        let (messages, bytes) = (self.lane_messages, self.lane_bytes);
+        let memory = self.memory();
         let lane = self.lanes.get_mut(index)?;
         let wait = match lane.load_after {
             None => false,
             Some(None) => true,
             Some(Some(at)) => at > now,
         };
-        if lane.tail.is_none() || lane.loading || wait || !lane.is_low(messages, bytes) {
+        if lane.tail.is_none() || lane.loading || wait || !lane.is_low(memory) {
             return None;
         }
         lane.loading = true;
         lane.load_after = None;
+        let (messages, bytes) = lane.share_of(memory);
         Some(PageOrder {
             lane: lane.id,
             after: lane.loaded_upto(),
@@ -506,21 +584,30 @@ impl Spool {
     /// A page has come.
     pub(crate) fn loaded(&mut self, index: usize, messages: Vec<Message>, damaged: u64, upto: Option<Seq>) {
         let forgetful = self.planted.is(Mutant::TailForgotten);
+        let reads_again = self.planted.is(Mutant::LiveReadAgain);
         let Some(lane) = self.lanes.get_mut(index) else { return };
         lane.loading = false;
         lane.stats.damaged += damaged;
         lane.stats.waiting = lane.stats.waiting.saturating_sub(damaged);
         lane.lost_on_disk(damaged);
         for message in messages {
+            let seq = message.id.seq;
+            // It is, or was, in memory as a live one.
+            let was_live =
+                seq <= lane.loaded_upto() || lane.is_ahead(seq) || lane.tail.is_none_or(|tail| seq > tail);
+            if was_live && !reads_again {
+                continue;
+            }
             let resend = lane.suspects.take_one(&message) || lane.salvaged;
             let entry = Entry {
-                seq: message.id.seq,
+                seq,
                 message: Arc::new(message),
                 ticket: None,
                 place: Place::Disk,
                 state: State::Waiting,
                 disk_first: false,
                 resend,
+                backlog: true,
             };
             lane.push(entry, None);
         }
@@ -544,6 +631,16 @@ impl Spool {
     }
 
     pub(crate) fn stats(&self) -> Vec<LaneStats> {
-        self.lanes.iter().map(|lane| lane.stats.clone()).collect()
+        self.lanes.iter().map(Lane::stats).collect()
     }
+}
+
+/// The key of a lane's record.
+fn record_of(kind: RecordKind, lane: LaneId) -> RecordKey {
+    RecordKey { kind, key: Bytes::copy_from_slice(&lane.0.to_be_bytes()) }
+}
+
+fn lane_of_overtaken(key: &RecordKey) -> Option<LaneId> {
+    let number = key.key.first_chunk().filter(|_| key.kind == RecordKind::Overtaken)?;
+    Some(LaneId(u16::from_be_bytes(*number)))
 }

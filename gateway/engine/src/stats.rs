@@ -111,6 +111,11 @@ pub struct LaneStats {
     pub on_disk: u64,
     /// Gauge: their bytes.
     pub on_disk_bytes: u64,
+    /// Gauge: messages in the lane that go ahead of its backlog, as its route's order says.
+    pub live: u64,
+    /// Gauge: when the oldest message of the lane was received that is in memory, in milliseconds since 1970 as the clock was then. While
+    /// the upstream is away what an earlier life has left is on the disk only, and nobody looks.
+    pub oldest_ms: Option<i64>,
     /// Counter: messages put in.
     pub entered: u64,
     /// Counter: messages confirmed by the upstream.
@@ -138,6 +143,8 @@ pub struct UpstreamStats {
     pub published: u64,
     /// Counter: repetitions among them.
     pub resent: u64,
+    /// Counter: messages of a backlog among those handed over, which the drain limit counts.
+    pub drained: u64,
     /// Counter: confirmed.
     pub confirmed: u64,
     /// Counter: returned as unroutable.

@@ -20,6 +20,13 @@ impl Engine {
         }
     }
 
+    /// Orders what the spool has noted about its lanes, before the messages that it is about.
+    pub(super) fn write_notes(&mut self) {
+        for op in self.spool.notes() {
+            self.journal.push(Item::new(op, None));
+        }
+    }
+
     pub(super) fn order_commit(&mut self) {
         let spool = &mut self.spool;
         let flush = self.stopping == Stopping::Asked;

@@ -1,10 +1,12 @@
 //! The whole engine, step by step, where its parts meet: the store fails or finds damage, the configuration changes, an
 //! upstream goes away. Facts are made by hand; devices speak CoAP, which needs no connection.
 
+mod order;
+
 use crate::Engine;
 use crate::event::{
-    Anonymous, Batch, Durability, Endpoint, Input, LaneState, Letter, Op, Outcome, Output, Peer, Policy,
-    Publication, Recovered, RouteSetup, Senml, Setup, StoreFault, UpstreamSetup,
+    Anonymous, Batch, Drain, Durability, Endpoint, Input, LaneState, Letter, Op, Outcome, Output, Peer,
+    Policy, Publication, Recovered, RouteSetup, Senml, Setup, StoreFault, UpstreamSetup,
 };
 use crate::id::{ConnId, DeviceId, GatewayId, LaneId, LetterId, MessageId, Seq, UpstreamId};
 use crate::limits::Limits;
@@ -46,7 +48,7 @@ fn setup(routes: Vec<RouteSetup>) -> Setup {
         anonymous: Anonymous::Everywhere,
         devices: Vec::new(),
         resources: crate::resource::Resource::shipped(),
-        upstreams: vec![UpstreamSetup { name: "cloud".into(), window: 256 }],
+        upstreams: vec![UpstreamSetup { name: "cloud".into(), window: 256, drain: Drain::default() }],
         routes,
     }
 }

@@ -231,7 +231,8 @@ impl View {
         use super::status::Route;
         let all = || self.status.routes.iter().map(|r| (r.name.as_str(), r));
         type Field = fn(&Route) -> u64;
-        let gauges: [(&str, &str, Field); 3] = [
+        let gauges: [(&str, &str, Field); 4] = [
+            ("route_live_messages", "Messages that go ahead of the backlog", |r| r.live),
             ("route_waiting_messages", "Messages that wait, in memory or on the disk", |r| r.waiting),
             ("route_on_disk_messages", "Messages that wait on the disk", |r| r.on_disk),
             ("route_on_disk_bytes", "Bytes that wait on the disk", |r| r.on_disk_bytes),
@@ -239,6 +240,9 @@ impl View {
         for (name, help, field) in gauges {
             f.gauges(name, help, "route", all(), |r| field(r))?;
         }
+        let old = all().filter_map(|(name, r)| r.oldest_seconds.map(|seconds| (name, seconds)));
+        let help = "How long ago the oldest message in memory was received, by the clock";
+        f.gauges("route_oldest_seconds", help, "route", old, |seconds| *seconds)?;
         let counters: [(&str, &str, Field); 5] = [
             ("route_entered_messages", "Messages taken", |r| r.entered),
             ("route_delivered_messages", "Messages confirmed by the upstream", |r| r.delivered),
@@ -264,7 +268,8 @@ impl View {
         for (name, help, field) in gauges {
             f.gauges(name, help, "upstream", all(), |u| field(u))?;
         }
-        let counters: [(&str, &str, Field); 7] = [
+        let counters: [(&str, &str, Field); 8] = [
+            ("upstream_drained_messages", "Messages of a backlog handed over", |u| u.drained),
             ("upstream_published_messages", "Messages handed over, repetitions included", |u| u.published),
             ("upstream_resent_messages", "Repetitions among the messages handed over", |u| u.resent),
             ("upstream_confirmed_messages", "Messages confirmed", |u| u.confirmed),

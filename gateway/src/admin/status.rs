@@ -1,6 +1,7 @@
 //! What `GET /status` answers and `tidegate status` prints: one snapshot of the whole gateway.
 //! The names are an interface for scripts: add to them, do not rename them.
 
+use crate::clock::unix_ms;
 use crate::store::sqlite::Quarantined;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -129,6 +130,10 @@ pub struct Route {
     pub on_disk: u64,
     /// Gauge: their bytes.
     pub on_disk_bytes: u64,
+    /// Gauge: messages that go ahead of the backlog, as `order` says.
+    pub live: u64,
+    /// Gauge: seconds since the oldest message was received that is known, by the clock of then and now; absent when none is.
+    pub oldest_seconds: Option<u64>,
     /// Counter: messages taken.
     pub entered: u64,
     /// Counter: messages confirmed by the upstream.
@@ -157,6 +162,8 @@ pub struct Upstream {
     pub published: u64,
     /// Counter: repetitions among them.
     pub resent: u64,
+    /// Counter: messages of a backlog among them.
+    pub drained: u64,
     /// Counter: confirmed.
     pub confirmed: u64,
     /// Counter: returned as unroutable.
@@ -285,6 +292,8 @@ impl From<&LaneStats> for Route {
             waiting: s.waiting,
             on_disk: s.on_disk,
             on_disk_bytes: s.on_disk_bytes,
+            live: s.live,
+            oldest_seconds: s.oldest_ms.map(|ms| unix_ms().saturating_sub(ms).max(0).cast_unsigned() / 1_000),
             entered: s.entered,
             delivered: s.delivered,
             buried: s.buried,
@@ -303,6 +312,7 @@ impl From<&UpstreamStats> for Upstream {
             in_flight: s.in_flight,
             published: s.published,
             resent: s.resent,
+            drained: s.drained,
             confirmed: s.confirmed,
             returned: s.returned,
             nacked: s.nacked,

@@ -5,7 +5,7 @@ use crate::config::{Config, Route, Secure, Streams, Upstream, UpstreamKind, show
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::Path;
-use tidegate_engine::event::{Anonymous, Durability};
+use tidegate_engine::event::{Anonymous, Durability, Order};
 
 pub(super) fn show(
     config: &Config,
@@ -90,8 +90,8 @@ fn listeners(addresses: &[SocketAddr]) -> String {
 }
 
 fn describe(upstream: &Upstream) -> String {
-    let Upstream { name, kind, window } = upstream;
-    match kind {
+    let Upstream { name, kind, window, drain } = upstream;
+    let mut text = match kind {
         UpstreamKind::Amqp(amqp) => format!(
             "{name}: AMQP 0-9-1 at {} as {}, exchange {:?} ({}), window {window}",
             amqp.urls.join(", "),
@@ -105,7 +105,14 @@ fn describe(upstream: &Upstream) -> String {
             show_size(file.max_size),
             file.keep
         ),
+    };
+    if let Some(rate) = drain.messages_per_second {
+        text += &format!(", of a backlog {rate} messages a second");
     }
+    if let Some(rate) = drain.bytes_per_second {
+        text += &format!(", of a backlog {} a second", show_size(rate.get().into()));
+    }
+    text
 }
 
 fn path(route: &Route, config: &Config) -> String {
@@ -120,8 +127,13 @@ fn path(route: &Route, config: &Config) -> String {
         let compressed = if packing.compression.is_some() { ", compressed" } else { "" };
         format!(", in batches of {} messages{compressed}", packing.max_messages)
     });
-    format!(
-        "{}: {} to {upstream}, {durability}, priority {}{together}",
-        route.name, route.filter, route.priority
-    )
+    let order = match route.policy.order {
+        Order::OldestFirst => String::new(),
+        Order::LiveFirst => ", live first".to_owned(),
+        Order::Interleave(share) => format!(", {share} of 100 for the backlog"),
+    };
+    let expires = route.policy.expires_after;
+    let expires = expires.map_or(String::new(), |time| format!(", expires after {}", show_duration(time)));
+    let Route { name, filter, priority, .. } = route;
+    format!("{name}: {filter} to {upstream}, {durability}, priority {priority}{order}{expires}{together}")
 }

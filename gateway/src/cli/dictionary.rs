@@ -147,6 +147,7 @@ impl Samples {
             packing: None,
             resend: false,
             salvaged: false,
+            live: false,
             message: Arc::new(message),
         };
         if self.body.append(gateway, &publication) {

@@ -169,10 +169,11 @@ fn human(status: &Status) -> String {
         let size = bytes(r.on_disk_bytes);
         let mut cells = row(&r.name, [r.waiting, r.on_disk].iter().map(u64::to_string));
         cells.push(size);
+        cells.push(r.oldest_seconds.map_or("-".to_owned(), |seconds| elapsed(Duration::from_secs(seconds))));
         cells.extend([r.delivered, r.buried, r.damaged, r.discarded].iter().map(u64::to_string));
         cells
     });
-    let head = ["ROUTE", "WAITING", "ON DISK", "SIZE", "DELIVERED", "DEAD", "DAMAGED", "DISCARDED"];
+    let head = ["ROUTE", "WAITING", "ON DISK", "SIZE", "OLDEST", "DELIVERED", "DEAD", "DAMAGED", "DISCARDED"];
     table(&mut text, &head, routes.collect());
     text
 }

@@ -1,7 +1,9 @@
-//! `when_full`, for the spool and for a route, and how much of the spool a route may take.
+//! `when_full`, for the spool and for a route, and how much of the spool a route may take; with it the rest of a route's policy.
 
+use super::order;
 use super::read::Section;
 use super::value::{Wrong, duration, integer, size, word};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 use tidegate_engine::event::{Keep, Policy, WhenFull};
 use toml::Spanned;
@@ -9,6 +11,10 @@ use toml::de::DeValue;
 
 /// Half of what is there each time.
 const KEEP_DEFAULT: Keep = Keep::Every(2);
+
+/// Below a minute a message could expire while its confirm is awaited (`spill_after`).
+const EXPIRES_AFTER: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(10 * 366 * 86_400);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Word {
@@ -69,5 +75,6 @@ pub(super) fn policy(section: &Section<'_>, of_spool: WhenFull) -> Policy {
             "write `when_full = \"drop-oldest\"`, \"drop-newest\" or \"thin\" beside it, or take it out",
         );
     }
-    Policy { max_bytes: max.map(Spanned::into_inner), when_full }
+    let expires_after = section.get("expires_after", duration(EXPIRES_AFTER)).map(Spanned::into_inner);
+    Policy { max_bytes: max.map(Spanned::into_inner), when_full, order: order::order(section), expires_after }
 }

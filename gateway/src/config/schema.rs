@@ -152,6 +152,8 @@ pub(super) const UPSTREAM_AMQP: Table = Table {
     keys: &[
         key("kind"),
         key("window"),
+        key("drain_messages_per_second"),
+        key("drain_size_per_second"),
         key("urls"),
         key("username"),
         key("password_file"),
@@ -168,6 +170,8 @@ pub(super) const UPSTREAM_FILE: Table = Table {
     keys: &[
         key("kind"),
         key("window"),
+        key("drain_messages_per_second"),
+        key("drain_size_per_second"),
         key("path"),
         key("max_size"),
         key("keep"),
@@ -188,6 +192,8 @@ pub(super) const ROUTE: Table = Table {
         key("durability"),
         key("spill_after"),
         key("priority"),
+        key("order"),
+        key("backlog_share"),
         key("senml"),
         key("batch"),
         key("compress"),
@@ -195,7 +201,7 @@ pub(super) const ROUTE: Table = Table {
         key("max_size"),
         key("when_full"),
         key("keep"),
-        later("expires_after", "leave it out; messages do not expire"),
+        key("expires_after"),
     ],
 };
 

@@ -5,9 +5,10 @@ use super::mistake::quoted;
 use super::read::{Section, Span};
 use super::value::{self, Wrong, boolean, duration, integer, size, suggestion, word, wrong};
 use super::written::path;
-use super::{Amqp, Exchange, File, Upstream, UpstreamKind, schema, secret};
+use super::{Amqp, Exchange, File, Upstream, UpstreamKind, order, schema, secret};
 use std::path::Path;
 use std::time::Duration;
+use tidegate_engine::event::Drain;
 use tidegate_engine::limits::Limits;
 use toml::de::{DeTable, DeValue};
 
@@ -67,7 +68,7 @@ pub(super) fn upstreams(
             );
         }
         let upstream = upstream(root, name, span, table, base, data_dir, environment)
-            .map(|(kind, window)| Upstream { name: (*name).to_owned(), kind, window });
+            .map(|(kind, window, drain)| Upstream { name: (*name).to_owned(), kind, window, drain });
         upstreams.push(((*name).to_owned(), Some(span.clone()), upstream));
     }
     if let Some((_, span, _)) = written.get(UPSTREAMS) {
@@ -87,6 +88,7 @@ pub(super) fn upstreams(
             name: DEFAULT_NAME.to_owned(),
             kind: UpstreamKind::File(file),
             window: Limits::default().upstream_window,
+            drain: Drain::default(),
         };
         upstreams.push((DEFAULT_NAME.to_owned(), None, Some(upstream)));
     }
@@ -102,7 +104,7 @@ fn upstream(
     base: &Path,
     data_dir: &Path,
     environment: &Environment,
-) -> Option<(UpstreamKind, usize)> {
+) -> Option<(UpstreamKind, usize, Drain)> {
     let Some(written) = table.get("kind") else {
         root.report.error(
             Some(span.clone()),
@@ -126,11 +128,12 @@ fn upstream(
         Section::new(root.report, schema, format!("upstream.{name}"), Some(table), Some(span.clone()));
     let window = integer(1..=WINDOW_MOST);
     let window = section.get("window", window).and_then(|window| usize::try_from(window.into_inner()).ok());
+    let drain = order::drain(&section);
     let kind = match kind {
         Kind::Amqp => UpstreamKind::Amqp(amqp(&section, base, environment)?),
         Kind::File => UpstreamKind::File(file(&section, base, data_dir)),
     };
-    Some((kind, window.unwrap_or(Limits::default().upstream_window)))
+    Some((kind, window.unwrap_or(Limits::default().upstream_window), drain))
 }
 
 fn kind(value: &DeValue<'_>) -> Result<Kind, Wrong> {

@@ -84,7 +84,7 @@ pub(super) fn of(config: &Config, lanes: &Lanes, epoch: u64) -> Setup {
         upstreams: config
             .upstreams
             .iter()
-            .map(|u| UpstreamSetup { name: u.name.clone(), window: u.window })
+            .map(|u| UpstreamSetup { name: u.name.clone(), window: u.window, drain: u.drain })
             .collect(),
         routes,
     }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
-    Anonymous, Batch, Durability, Input, LaneState, Notice, Op, Outcome, Output, Peer, Policy, Publication,
-    RecordKey, Recovered, RouteSetup, Senml, Setup, UpstreamSetup,
+    Anonymous, Batch, Drain, Durability, Input, LaneState, Notice, Op, Outcome, Output, Peer, Policy,
+    Publication, RecordKey, Recovered, RouteSetup, Senml, Setup, UpstreamSetup,
 };
 use tidegate_engine::id::{ConnId, GatewayId, LaneId, Seq, UpstreamId};
 use tidegate_engine::limits::Limits;
@@ -37,7 +37,7 @@ pub(crate) fn setup() -> Setup {
         anonymous: Anonymous::Loopback,
         devices: Vec::new(),
         resources: tidegate_engine::resource::Resource::shipped(),
-        upstreams: vec![UpstreamSetup { name: "up".to_owned(), window: 100 }],
+        upstreams: vec![UpstreamSetup { name: "up".to_owned(), window: 100, drain: Drain::default() }],
         routes: vec![RouteSetup {
             lane: LANE,
             name: "all".to_owned(),

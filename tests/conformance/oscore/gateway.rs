@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tidegate_engine::Engine;
 use tidegate_engine::event::{
-    Anonymous, DeviceSetup, Durability, Endpoint, Input, Notice, Op, Output, Policy, Proof, RecordKey,
+    Anonymous, DeviceSetup, Drain, Durability, Endpoint, Input, Notice, Op, Output, Policy, Proof, RecordKey,
     RecordKind, Recovered, RouteSetup, Senml, Setup, UpstreamSetup, Via,
 };
 use tidegate_engine::id::{DeviceId, GatewayId, LaneId, UpstreamId};
@@ -53,7 +53,7 @@ fn setup(epoch: u64) -> Setup {
             id,
         }],
         resources: Resource::shipped(),
-        upstreams: vec![UpstreamSetup { name: "u".to_owned(), window: 16 }],
+        upstreams: vec![UpstreamSetup { name: "u".to_owned(), window: 16, drain: Drain::default() }],
         routes: vec![RouteSetup {
             lane: LaneId(1),
             name: "r".to_owned(),

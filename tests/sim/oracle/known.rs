@@ -1,7 +1,8 @@
 //! What the judge keeps of each message, of each copy of it on a lane, of the order there, and of what is under way. It judges nothing.
 
+use super::{Held, Violation};
 use std::collections::{BTreeMap, BTreeSet};
-use tidegate_engine::event::Setup;
+use tidegate_engine::event::{Setup, UpstreamSetup};
 use tidegate_engine::id::{LaneId, MessageId, Seq, Tag};
 use tidegate_engine::topic::Topic;
 
@@ -17,6 +18,8 @@ pub(crate) struct Record {
     /// The lanes that took its topic, each time it was received.
     pub(super) required: Vec<Vec<LaneId>>,
     pub(super) ids: Vec<MessageId>,
+    /// When it was received first.
+    pub(super) came: u64,
     /// CoAP: the exchanges in which it was received, by life of the gateway.
     pub(super) exchanges: BTreeSet<(u64, u16, u16)>,
 }
@@ -43,11 +46,20 @@ pub(super) fn required(topic: &Topic, setup: &Setup) -> Vec<LaneId> {
     lanes
 }
 
+/// What a message takes at the most, with what goes around it, in bytes.
+const LARGEST_FOOTPRINT: u64 = 2_000;
+
 /// A message on a lane.
 #[derive(Debug, Default)]
 pub(super) struct Copy {
     /// The engine knows that it is safe here.
     pub(super) safe: bool,
+    /// When the engine was told of its commit, in steps; 0 if it was not.
+    pub(super) safe_at: u64,
+    /// The life in which it was handed over last, and whether as a live one.
+    pub(super) part: Option<(u64, bool)>,
+    /// The same of the copy that arrived first, where live messages go ahead.
+    pub(super) arrived_in: Option<(u64, bool)>,
     /// The engine's life in which it was handed over last.
     pub(super) published: bool,
     /// How often the broker refused it, and the engine knew.
@@ -86,9 +98,20 @@ impl Copy {
 /// The order on a lane for one device.
 #[derive(Debug, Default)]
 pub(super) struct Order {
-    pub(super) highest_published: Option<MessageId>,
-    /// Refused, and neither confirmed, buried nor discarded since, as far as the engine knows.
-    pub(super) refused: BTreeSet<MessageId>,
+    /// Of the backlog and of what is live.
+    pub(super) highest_published: [Option<MessageId>; 2],
+    /// Refused, and neither confirmed, buried nor discarded since, as far as the engine knows; of the backlog and of what is live.
+    pub(super) refused: [BTreeSet<MessageId>; 2],
+    /// When that changed last, in steps.
+    pub(super) refusals_changed: u64,
+}
+
+impl Order {
+    /// These hold nobody up any more.
+    pub(super) fn ended(&mut self, step: u64, which: impl Fn(&MessageId) -> bool) {
+        self.refused.iter_mut().for_each(|refused| refused.retain(|id| !which(id)));
+        self.refusals_changed = step;
+    }
 }
 
 /// Handed over and not settled.
@@ -97,6 +120,7 @@ pub(super) struct Flight {
     pub(super) lane: LaneId,
     pub(super) device: u16,
     pub(super) id: MessageId,
+    pub(super) live: bool,
     /// The broker has refused it; the engine may not know yet.
     pub(super) refused: bool,
 }
@@ -107,6 +131,29 @@ pub(super) struct Known {
     pub(super) up: bool,
     pub(super) blocked: bool,
     pub(super) flights: BTreeMap<Tag, Flight>,
+    /// What has been handed over of what an earlier life has left and time has not made up for: millionths of messages and of bytes;
+    /// and when that was so.
+    drained: ([u64; 2], u64),
+}
+
+impl Known {
+    /// Something that an earlier life has left is handed over: no more than a second's worth and what time gives.
+    pub(super) fn drained(&mut self, now: u64, bytes: usize, setup: Option<&UpstreamSetup>) -> Held {
+        let (levels, at) = &mut self.drained;
+        let drain = setup.map(|setup| setup.drain).unwrap_or_default();
+        let limits = [(drain.messages_per_second, 1), (drain.bytes_per_second, bytes as u64)];
+        for (level, (rate, amount)) in levels.iter_mut().zip(limits) {
+            let Some(rate) = rate.map(|rate| u64::from(rate.get())) else { continue };
+            *level = level.saturating_sub((now - *at) * rate) + amount * 1_000_000;
+            // What is allowed is rounded, and the last message of a second's worth may be larger than what is left.
+            let most = (rate + 2 + if amount > 1 { 2 * LARGEST_FOOTPRINT } else { 0 }) * 1_000_000;
+            if *level > most {
+                return Err(Violation(format!("a backlog leaves faster than {drain:?}")));
+            }
+        }
+        *at = now;
+        Ok(())
+    }
 }
 
 /// What a mark says is being handed over.

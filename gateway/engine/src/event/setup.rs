@@ -10,6 +10,7 @@ use crate::time::Duration;
 use crate::topic::Filter;
 use bytes::Bytes;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use tidegate_oscore::Context;
 
@@ -108,6 +109,19 @@ pub struct UpstreamSetup {
     pub name: String,
     /// Messages handed over and not settled at the most.
     pub window: usize,
+    /// How fast a backlog may leave.
+    pub drain: Drain,
+}
+
+/// How fast what has piled up may leave, on a link that costs by the byte or must keep room for others; `None`: as fast as the upstream
+/// takes it. It counts what came while the upstream was away, what an earlier life of the gateway has left and what is read from the disk, not
+/// what is relayed. Of what is not used within a second nothing is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drain {
+    /// Messages a second.
+    pub messages_per_second: Option<NonZeroU32>,
+    /// Bytes a second, of [`Message::footprint`](crate::message::Message::footprint), which is about what AMQP needs for a message.
+    pub bytes_per_second: Option<NonZeroU32>,
 }
 
 /// A route: which topics go where, and how they are kept safe.

@@ -179,11 +179,16 @@ pub enum RecordKind {
     /// What damage cost, noted by the store for as long as the ledger does not have it: its key says where it was found, its value is the
     /// number of messages (8 bytes) and, where it is known, their lane (2 bytes), big-endian.
     Damage = 9,
+    /// Live messages of a lane go ahead of its backlog, so that a crash may leave anything of it handed over: its key is the lane's
+    /// number, 2 bytes big-endian. The value is empty.
+    Overtaken = 10,
+    /// How long the messages of a lane have waited: its key is the lane's number, 2 bytes big-endian.
+    Ages = 11,
 }
 
 impl RecordKind {
     /// All of them, in order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Session,
         Self::InboundQos2,
         Self::Retained,
@@ -193,6 +198,8 @@ impl RecordKind {
         Self::Loss,
         Self::Mark,
         Self::Damage,
+        Self::Overtaken,
+        Self::Ages,
     ];
 }
 

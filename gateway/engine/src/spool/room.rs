@@ -1,4 +1,4 @@
-//! Room: when the spool, or a route's part of it, is full, and what is discarded then by the operator's word. Only messages that
+//! Room: when the spool, or a route's part of it, is full, and what is discarded then by the operator's word, or because it has expired. Only messages that
 //! are on the medium and not under way are discarded among what waits; what comes is discarded before it is anywhere.
 
 use super::{Spool, Way};
@@ -6,6 +6,7 @@ use crate::event::{Durability, Keep, LossReason, WhenFull};
 use crate::lane::Lane;
 use crate::message::Message;
 use crate::mutant::Mutant;
+use crate::time::Stamp;
 use std::sync::Arc;
 
 /// Messages that are discarded at once at the most: their removal is one commit.
@@ -57,15 +58,30 @@ impl Spool {
         self.lanes.iter_mut().for_each(|lane| lane.discarding = false);
     }
 
-    /// What is discarded now so that there is room: of the routes that allow it, those of low priority first. It then counts as gone.
-    pub(crate) fn make_room(&mut self) -> Vec<Discard> {
+    /// What is discarded now: what has expired, and so that there is room what the routes allow, those of low priority first. It then
+    /// counts as gone.
+    pub(crate) fn make_room(&mut self, now: Stamp) -> Vec<Discard> {
         let refuse_too = self.planted.is(Mutant::RefuseDiscards);
-        let full = self.is_full();
         let mut discards = Vec::new();
+        let planted = self.planted;
+        for (index, lane) in self.lanes.iter_mut().enumerate() {
+            let expired = match () {
+                () if planted.is(Mutant::ExpiredGoes) => Vec::new(),
+                () if planted.is(Mutant::ExpiresByTheClock) => lane.expired_by_the_clock(now),
+                () => lane.expired(),
+            };
+            for message in expired {
+                if discards.len() < DISCARDS_AT_ONCE {
+                    lane.discard_one(message, LossReason::Expired, index, &mut discards);
+                }
+            }
+        }
+        let full = self.is_full();
         let allows = |lane: &Lane| lane.policy.when_full.makes_room() || refuse_too && full;
         let mut lanes: Vec<usize> =
             (0..self.lanes.len()).filter(|&index| self.lanes.get(index).is_some_and(allows)).collect();
         lanes.sort_by_key(|&index| self.lanes.get(index).map(|lane| lane.priority));
+        let memory = self.memory();
         for index in lanes {
             // Some more than needed, so that it is not done for each message.
             let above = |bytes: u64, most: u64| bytes.saturating_sub(most - most / 16);
@@ -77,7 +93,6 @@ impl Spool {
                 0
             };
             let needed = of_spool.max(of_lane);
-            let memory = (self.lane_messages, self.lane_bytes);
             let freed = lane.discard(needed, memory, index, &mut discards);
             lane.wants_room = freed < needed && lane.tail.is_some();
         }
@@ -94,7 +109,7 @@ impl Lane {
     fn discard(
         &mut self,
         needed: u64,
-        (messages, bytes): (usize, usize),
+        memory: (usize, usize),
         index: usize,
         discards: &mut Vec<Discard>,
     ) -> u64 {
@@ -103,7 +118,7 @@ impl Lane {
             freed = self.thin(needed, keep, index, discards);
             // There is more to be thinned here, or where this came from with room for it in memory.
             let at_end = freed < needed && discards.len() < DISCARDS_AT_ONCE;
-            if !at_end || (self.tail.is_some() && self.is_low(messages, bytes)) {
+            if !at_end || (self.tail.is_some() && self.is_low(memory)) {
                 return freed;
             }
             self.thinning.begin_again();

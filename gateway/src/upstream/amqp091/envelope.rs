@@ -372,6 +372,7 @@ mod tests {
             packing: None,
             resend: false,
             salvaged: false,
+            live: false,
         }
     }
 

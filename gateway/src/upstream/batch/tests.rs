@@ -45,6 +45,7 @@ fn publication(seq: u64, payload: impl Into<Bytes>) -> Publication {
         packing: None,
         resend: false,
         salvaged: false,
+        live: false,
     }
 }
 

@@ -115,7 +115,9 @@ impl Mqtt {
             | RecordKind::OscoreSequence
             | RecordKind::Loss
             | RecordKind::Mark
-            | RecordKind::Damage => {}
+            | RecordKind::Damage
+            | RecordKind::Overtaken
+            | RecordKind::Ages => {}
             RecordKind::Will => {
                 let client = record::read_client(&key.key)?;
                 let will = record::decode_will(value, &client, now)?;

@@ -41,6 +41,7 @@ fn publication(seq: u64, lane: u16, device: &str, key: &str, packing: Option<&Ar
         packing: packing.cloned(),
         resend: false,
         salvaged: false,
+        live: false,
     }
 }
 
