@@ -93,6 +93,11 @@ impl Spool {
                 0
             };
             let needed = of_spool.max(of_lane);
+            if needed == 0 {
+                // Nearly always, and asked in every turn: nothing of the lane is looked at.
+                lane.wants_room = false;
+                continue;
+            }
             let freed = lane.discard(needed, memory, index, &mut discards);
             lane.wants_room = freed < needed && lane.tail.is_some();
         }
